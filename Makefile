@@ -1,0 +1,92 @@
+# Every command of the suite. `make` lists them; each one builds .venv by itself when needed.
+# No environment has to be activated, and whatever is activated is not used.
+
+RUN     ?= visual_opsd
+MODEL   ?=
+DATA    ?=
+SET     ?=
+DRY     ?=
+QUICK   ?=
+VERIFY  ?=
+PYTHON  ?= python3
+
+VENV   := .venv
+STAMP  := $(VENV)/.installed
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate test test-oracle check format clean
+.DELETE_ON_ERROR:
+
+# A flag that is silently ignored would start the very run it was meant to hold back.
+ifneq ($(strip $(DRY)$(QUICK)),)
+$(error DRY=1 comes with train-8gpu (issue 4) and QUICK=1 with ablate-noise (issue 5); no command here reads them yet)
+endif
+
+help:  ## Show this list
+	@echo "Usage: make COMMAND [VARIABLE=value ...]"
+	@echo
+	@grep -hE '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 20
+	@echo
+	@echo "Variables"
+	@echo "  RUN=name          experiment: experiments/<name>.yaml (default $(RUN))"
+	@echo "  MODEL=folder      checkpoint folder (default: the shipped tiny base)"
+	@echo "  DATA=folder       data set to score on (default: held-out mazes)"
+	@echo "  SET=\"key=value\"   overrides of the configuration, several with spaces between"
+	@echo "  PYTHON=python3.x  interpreter that .venv is made with, 3.11 or newer"
+
+install: $(STAMP)  ## .venv with everything the other commands need (they call it themselves)
+
+demo: $(STAMP)  ## The whole story from the shipped base: gap, distil, compare; runs/demo/report.md
+	$(PY) -m experiments.demo $(SET)
+
+pretrain-tiny: $(STAMP)  ## Train the shipped base again from nothing (VERIFY=1: compare with its scores)
+	$(PY) -m experiments.pretrain_tiny $(if $(VERIFY),--verify) $(SET)
+
+reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/reproduce-tiny/
+	$(PY) -m experiments.reproduce_tiny $(SET)
+
+train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
+	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }
+	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(SET)
+
+evaluate: $(STAMP)  ## Score a checkpoint drawn, text-only and privileged: MODEL=folder DATA=folder
+	$(PY) -m experiments.evaluate $(if $(MODEL),"MODEL=$(MODEL)") $(if $(DATA),"DATA=$(DATA)") $(SET)
+
+test: $(STAMP)  ## Laptop tests, shapes checked
+	$(PY) -m pytest -m "not slow and not gpu and not checkpoint"
+
+test-oracle: $(STAMP)  ## Equality with the reference vectors in VISUAL_OPSD_ORACLE
+	$(PY) -m pytest -m oracle
+
+check: $(STAMP)  ## Format, lint, types, import arrows
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(STAMP)  ## Format the code and fix what can be fixed
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean:  ## Remove caches of tools; runs/ and .venv stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first: once it is there, no later package asks for another build of it. A .venv left
+# half made by an interrupted run has no working pip and is made again.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "Visual-OPSD needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1 || true)."; \
+	    echo "Name a newer one, for example: make install PYTHON=python3.12"; exit 2; }; \
+	  echo "Making $(VENV) with $$("$(PYTHON)" --version)"; \
+	  "$(PYTHON)" -m venv --clear $(VENV) || { echo "No venv: on Debian and Ubuntu, install python3-venv."; exit 2; }; \
+	fi
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(VENV) holds $$($(PY) --version), and Python 3.11 or newer is needed: remove $(VENV) and run make again."; exit 2; }
+	@echo "Installing PyTorch, then everything else, into $(VENV): some minutes"
+	@$(PIP) install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
