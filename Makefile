@@ -13,7 +13,8 @@ PYTHON  ?= python3
 VENV   := .venv
 STAMP  := $(VENV)/.installed
 PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+# Twice quiet: errors only. Warnings here are about the machine's package sources, by the hundred.
+PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate test test-oracle check format clean
@@ -87,6 +88,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(VENV) holds $$($(PY) --version), and Python 3.11 or newer is needed: remove $(VENV) and run make again."; exit 2; }
 	@echo "Installing PyTorch, then everything else, into $(VENV): some minutes"
-	@$(PIP) install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
