@@ -59,10 +59,18 @@ class Image:
     """Also shown as clean latents, as everything is that a drawing starts from."""
     is_target: bool = False
     """The model is trained to draw this image (interleaved SFT)."""
+    latent_pixels: Float[Tensor, "3 latent_height latent_width"] | None = None
+    """The picture in the size for latents, where that is not the size for reading."""
+
+    @property
+    def drawn_pixels(self) -> Tensor:
+        """What latents are made from."""
+        return self.pixels if self.latent_pixels is None else self.latent_pixels
 
     def to(self, device: torch.device) -> "Image":
         """The same image on another device."""
-        return replace(self, pixels=self.pixels.to(device))
+        latents = None if self.latent_pixels is None else self.latent_pixels.to(device)
+        return replace(self, pixels=self.pixels.to(device), latent_pixels=latents)
 
 
 Context = tuple[Text | Image, ...]

@@ -1,0 +1,1 @@
+"""Unified multimodal models behind one interface, a folder a family."""

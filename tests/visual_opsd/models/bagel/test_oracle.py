@@ -1,0 +1,283 @@
+"""Our BAGEL equals the official one: 1e-4 on every stored number, ids to the last one."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.oracle import load_oracle, oracle_files
+from visual_opsd.contexts import DrawingContext, Image, Text
+from visual_opsd.models.bagel.codec import (
+    LatentCodec,
+    autoencoder_kl,
+    load_official_autoencoder,
+)
+from visual_opsd.models.bagel.config import (
+    BagelConfig,
+    DecoderConfig,
+    LatentConfig,
+    SpecialTokens,
+    VisionConfig,
+)
+from visual_opsd.models.bagel.model import BagelModel, Canvas
+from visual_opsd.models.bagel.packing import attention_mask, context_rows, grid_ids, pack
+from visual_opsd.models.interface import Drawing, Sampling
+
+pytestmark = pytest.mark.oracle
+
+
+@cache
+def load(path: Path):
+    """The official weights in our model, with the stored tensors and their description."""
+    tensors, description = load_oracle(path)
+    c = description["config"]
+    llm, vit, vae, bagel = c["llm_config"], c["vit_config"], c["vae_config"], c["bagel"]
+    marks = c["special_tokens"]
+    config = BagelConfig(
+        decoder=DecoderConfig(
+            vocab_size=llm["vocab_size"],
+            hidden_size=llm["hidden_size"],
+            intermediate_size=llm["intermediate_size"],
+            num_layers=llm["num_hidden_layers"],
+            num_heads=llm["num_attention_heads"],
+            num_key_value_heads=llm["num_key_value_heads"],
+            rms_norm_eps=llm["rms_norm_eps"],
+            rope_theta=llm["rope_theta"],
+        ),
+        vision=VisionConfig(
+            hidden_size=vit["hidden_size"],
+            intermediate_size=vit["intermediate_size"],
+            num_layers=vit["num_hidden_layers"],
+            num_heads=vit["num_attention_heads"],
+            patch_size=vit["patch_size"],
+            patches_per_side=bagel["vit_max_num_patch_per_side"],
+            layer_norm_eps=vit["layer_norm_eps"],
+        ),
+        latent=LatentConfig(
+            channels=vae["z_channels"],
+            downsample=vae["downsample"],
+            patch_size=bagel["latent_patch_size"],
+            tokens_per_side=bagel["max_latent_size"],
+            timestep_shift=bagel["timestep_shift"],
+        ),
+        tokens=SpecialTokens(
+            begin=marks["bos_token_id"],
+            end=marks["eos_token_id"],
+            start_of_image=marks["start_of_image"],
+            end_of_image=marks["end_of_image"],
+        ),
+    )
+    autoencoder = autoencoder_kl(
+        channels=vae["ch"],
+        multipliers=tuple(vae["ch_mult"]),
+        num_residual_blocks=vae["num_res_blocks"],
+        latent_channels=vae["z_channels"],
+    )
+    official = {key[3:]: value for key, value in tensors.items() if key.startswith("ae/")}
+    load_official_autoencoder(autoencoder, official)
+    model = BagelModel(config)
+    weights = {key[3:]: value for key, value in tensors.items() if key.startswith("sd/")}
+    model.load_state_dict(weights, strict=True)
+    model.codec = LatentCodec(autoencoder, vae["scale_factor"], vae["shift_factor"])
+    return model.eval(), tensors, description["cases"]
+
+
+def cases(name):
+    """One parameter a reference file, its id naming file and case."""
+    files = oracle_files()
+    reason = "no oracle_*.safetensors: set VISUAL_OPSD_ORACLE to the folder of reference vectors"
+    if not files:
+        return [pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason))]
+    return [pytest.param(path, id=f"{path.stem}-{name}") for path in files]
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def pack_of(case, tensors, description):
+    """The stored context of a student or teacher, and its completion with the end mark."""
+    ids = description[case]["in"]["ids"]
+    problem = Image(tensors[f"{case}/in/problem_image"])
+    context = (Text(tuple(ids["system"])), problem, Text(tuple(ids["question"])))
+    if case == "teacher":
+        keys = sorted(key for key in tensors if key.startswith("teacher/in/vt_image_"))
+        thoughts = [Image(tensors[key]) for key in keys]
+        context = (
+            *context,
+            Text(tuple(ids["ref_intro"])),
+            *thoughts,
+            Text(tuple(ids["transition"])),
+        )
+    return context, ids["completion"]
+
+
+@pytest.mark.parametrize("is_padded", [True, False], ids=["padded", "packed"])
+@pytest.mark.parametrize("case", ["student", "teacher"])
+@pytest.mark.parametrize("path", cases("scoring"))
+def test_scoring_equals_the_official_logits(path, case, is_padded, monkeypatch):
+    model, tensors, description = load(path)
+    monkeypatch.setattr(BagelModel, "is_padded", is_padded)
+    context, completion = pack_of(case, tensors, description)
+    ids = torch.tensor([*completion, model.config.tokens.end])
+    other = (Text((1, 2, 3)),)
+    hidden = model([context, other], [ids, ids[:4]])[: len(ids)]
+    close(model.logits(hidden), tensors[f"{case}/out/logits"])
+
+
+@pytest.mark.parametrize("case", ["student", "teacher"])
+@pytest.mark.parametrize("path", cases("packing"))
+def test_packing_equals_the_official_packs(path, case):
+    model, tensors, description = load(path)
+    context, completion = pack_of(case, tensors, description)
+    target = Text(tuple(completion), is_target=True)
+    rows, _ = context_rows([(*context, target)], model.config)
+    packed = pack(rows)
+    expected = {key: tensors[f"{case}/packed/{key}"] for key in ("packed_position_ids",)}
+    assert torch.equal(packed.positions[0], expected["packed_position_ids"])
+    assert torch.equal(packed.text_ids, tensors[f"{case}/packed/packed_text_ids"])
+    assert torch.equal(packed.mask[0], tensors[f"{case}/packed/attn_allowed"])
+    labels = packed.targets[packed.targets >= 0]
+    assert torch.equal(labels, tensors[f"{case}/packed/packed_label_ids"])
+
+
+@pytest.mark.parametrize("path", cases("vit"))
+def test_the_vision_encoder_equals_the_official_states(path):
+    model, tensors, description = load(path)
+    context, _ = pack_of("teacher", tensors, description)
+    images = [segment.pixels for segment in context if isinstance(segment, Image)]
+    states, _ = model.vit_model(images)
+    close(states, tensors["teacher/out/vit_last_hidden"])
+
+
+@pytest.mark.parametrize("path", cases("kv"))
+def test_cached_greedy_decoding_equals_the_official_ids(path):
+    model, tensors, description = load(path)
+    case = description["kv"]
+    context = (
+        Text(tuple(case["in"]["text1"])),
+        Image(tensors["kv/in/image"]),
+        Text(tuple(case["in"]["text2"])),
+    )
+    cache = model._prefill([context], room=17)
+    assert int(cache.lengths[0]) == case["ctx_kv_len"]
+    assert int(cache.next_positions[0]) == case["ctx_rope"]
+    for layer in range(model.config.decoder.num_layers):
+        close(cache.keys[layer][0, : case["ctx_kv_len"]], tensors[f"kv/cache/ctx.k{layer}"])
+        close(cache.values[layer][0, : case["ctx_kv_len"]], tensors[f"kv/cache/ctx.v{layer}"])
+    generated = tensors["kv/out/generated"]
+    for token, logits in zip(generated, tensors["kv/out/step_logits"], strict=True):
+        close(model._decode_step(token[None], cache)[0], logits)
+    # In a batch with a longer row, through the public door.
+    longer = (*context, Text((3, 1, 4)))
+    sampling = Sampling(temperature=0, max_tokens=len(generated) - 1)
+    completions = model.sample([longer, context], sampling, seeds=[0, 1])
+    assert torch.equal(completions.ids[1], generated[1:])
+
+
+def drawing_setup(path):
+    """The three contexts of the drawing case, with the stored posterior noise."""
+    model, tensors, description = load(path)
+    case = description["gen"]
+    image = Image(
+        tensors["gen/in/context_image_vit"],
+        with_latents=True,
+        latent_pixels=tensors["gen/in/context_image_vae"],
+    )
+    system, prompt = Text(tuple(case["in"]["system"])), Text(tuple(case["in"]["prompt"]))
+    context = DrawingContext((system, image, prompt), (system, image), (system, prompt))
+    height, width = case["in"]["image_size"]
+    side = model.config.latent.pixels_per_token
+    return model, tensors, case, context, (height // side, width // side)
+
+
+@pytest.fixture
+def stored_noise(monkeypatch):
+    """Feed the stored posterior noise instead of our own."""
+
+    def use(tensors):
+        noise = tensors["gen/in/context_vae_noise"]
+        replacement = staticmethod(lambda pixels, shape, generator: noise)
+        monkeypatch.setattr(BagelModel, "_posterior_noise", replacement)
+
+    return use
+
+
+@pytest.mark.parametrize("path", cases("gen"))
+def test_velocities_equal_the_official_ones_in_every_branch(path, stored_noise):
+    model, tensors, case, context, size = drawing_setup(path)
+    stored_noise(tensors)
+    times = tensors["gen/in/time_probe"]
+    close(model.time_embedder(times), tensors["gen/out/time_embed"])
+    noise = tensors["gen/in/init_noise"]
+    names = {"main": "", "text_free": "_cfg_text", "image_free": "_cfg_img"}
+    with torch.no_grad():
+        for branch, suffix in names.items():
+            canvas = Canvas(model, [getattr(context, branch)], [size])
+            key = {"main": "main", "text_free": "cfg_text", "image_free": "cfg_img"}[branch]
+            assert int(canvas.cache.lengths[0]) == case[f"{key}_kv_len"]
+            assert int(canvas.cache.next_positions[0]) == case[f"{key}_rope"]
+            close(canvas.velocity(noise, 0.7), tensors[f"gen/out/velocity_t0p7{suffix}"])
+
+
+@pytest.mark.parametrize("one_batch", [True, False], ids=["one-batch", "separate-calls"])
+@pytest.mark.parametrize("path", cases("gen"))
+def test_every_guidance_variant_equals_the_official_latents(path, one_batch, stored_noise):
+    model, tensors, case, context, size = drawing_setup(path)
+    stored_noise(tensors)
+    assert len(case["variants"]) > 1
+    for index, variant in enumerate(case["variants"]):
+        drawing = Drawing(
+            num_timesteps=case["num_timesteps"],
+            timestep_shift=case["timestep_shift"],
+            text_guidance=variant["cfg_text_scale"],
+            image_guidance=variant["cfg_img_scale"],
+            guidance_interval=tuple(variant["cfg_interval"]),
+            renormalisation=variant["cfg_renorm_type"],
+            renormalisation_min=variant["cfg_renorm_min"],
+            branches_in_one_batch=one_batch,
+        )
+        # Twice the same context in a batch: nobody's image changes.
+        noise = tensors["gen/in/init_noise"].repeat(2, 1)
+        tokens = model.flow([context, context], drawing, noise, [size, size])
+        expected = tensors[f"gen/out/latent_{index}"]
+        for part in tokens.chunk(2):
+            torch.testing.assert_close(
+                part, expected, atol=1e-4, rtol=0, msg=lambda m, v=variant: f"{v}: {m}"
+            )
+
+
+@pytest.mark.parametrize("path", cases("gen"))
+def test_decoding_a_drawing_equals_the_official_picture(path):
+    model, tensors, _, _, (height, width) = drawing_setup(path)
+    latents = model.latents_of(tensors["gen/out/latent_3"], (height, width))
+    close(latents[None], tensors["gen/out/unpatchified_latent_3"])
+    pixels = model.codec.decode(latents)
+    decoded = tensors["gen/out/decoded_3"]
+    # Stored as decoded, before or after the shift to [0, 1]; ours is clamped to [-1, 1].
+    close(pixels, decoded[0].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("path", cases("mask"))
+def test_the_mask_equals_the_official_rule(path):
+    _, tensors, description = load(path)
+    case = description["mask"]
+    modes = {"causal": 0, "full": 1, "noise": 2}
+    lengths = torch.tensor(case["split_lens"])
+    splits = torch.arange(len(lengths)).repeat_interleave(lengths)
+    kinds = torch.tensor([modes[m] for m in case["attn_modes"]]).repeat_interleave(lengths)
+    mask = attention_mask(splits[None], kinds[None], torch.zeros_like(splits)[None])
+    assert torch.equal(mask[0], tensors["mask/out/allowed"])
+
+
+@pytest.mark.parametrize("path", cases("posids"))
+def test_position_ids_equal_the_official_ones(path):
+    _, tensors, _ = load(path)
+    keys = [key for key in tensors if key.startswith("posids/out/")]
+    assert keys
+    for key in keys:
+        kind, size, patch, side = key.removeprefix("posids/out/").split("_")
+        height, width = (int(n) // int(patch[1:]) for n in size.split("x"))
+        ids = grid_ids(height, width, int(side[1:]), interpolate=kind == "interpolate")
+        assert torch.equal(ids, tensors[key]), key

@@ -1,0 +1,296 @@
+"""The language model: one attention over all tokens, two experts for everything else.
+
+Streams: a dict from the expert's name suffix ("" understands, "_moe_gen" draws) to its tokens
+[tokens, width]. Weights carry the official names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import rotate_half
+
+from visual_opsd.models.bagel.config import DecoderConfig
+
+UNDERSTANDING, GENERATION = "", "_moe_gen"
+Streams = dict[str, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation, computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
+        """Normalise the last axis."""
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
+        """Token by token."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Experts(nn.Module):
+    """Holds modules once an expert: ``name`` for understanding, ``name_moe_gen`` for drawing."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.suffixes = (
+            (UNDERSTANDING, GENERATION) if config.experts == "separate" else (UNDERSTANDING,)
+        )
+
+    def add(self, name: str, build: Callable[[], nn.Module]) -> None:
+        """Give every expert its own module."""
+        for suffix in self.suffixes:
+            setattr(self, name + suffix, build())
+
+    def expert(self, name: str, suffix: str) -> nn.Module:
+        """The expert's module; with shared weights all have the same one."""
+        return getattr(self, name + (suffix if suffix in self.suffixes else UNDERSTANDING))
+
+    def each(self, name: str, streams: Streams) -> Streams:
+        """Every stream through its own expert's module."""
+        return {suffix: self.expert(name, suffix)(x) for suffix, x in streams.items()}
+
+
+@dataclass(slots=True, eq=False)
+class Layout:
+    """How streams meet in attention: see ``packing.Packed``."""
+
+    order: Int[Tensor, "batch time"]
+    inverse: Int[Tensor, " tokens"]
+    cos: Float[Tensor, "batch time 1 head"]
+    sin: Float[Tensor, "batch time 1 head"]
+    mask: Bool[Tensor, "batch 1 time keys"] | None
+    """None where every query sees every key."""
+
+    def gather(self, streams: list[Tensor]) -> Float[Tensor, "batch time ..."]:
+        """Streams to [batch, time]."""
+        tokens = torch.cat(streams) if len(streams) > 1 else streams[0]
+        return tokens[self.order]
+
+    def scatter(self, x: Float[Tensor, "batch time width"], like: Streams) -> Streams:
+        """[batch, time] to streams."""
+        tokens = x.flatten(0, 1)[self.inverse]
+        parts = tokens.split([len(stream) for stream in like.values()])
+        return dict(zip(like, parts, strict=True))
+
+
+class KeyValueCache:
+    """Keys and values of a batch of rows of different lengths.
+
+    New keys are written behind a row's last kept one and seen at once; :meth:`keep` makes them
+    part of the row. What is not kept (a velocity at some time of the flow) is overwritten next.
+    """
+
+    def __init__(self, config: DecoderConfig, like: Tensor, batch: int, capacity: int) -> None:
+        """Room for ``capacity`` tokens a row."""
+        shape = (batch, capacity, config.num_key_value_heads, config.head_dim)
+        self.keys = [like.new_zeros(shape) for _ in range(config.num_layers)]
+        self.values = [like.new_zeros(shape) for _ in range(config.num_layers)]
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
+        self.next_positions = torch.zeros(batch, dtype=torch.long, device=like.device)
+        self.longest = 0
+
+    def reserve(self, num_new: int) -> None:
+        """Make sure that ``num_new`` tokens a row fit."""
+        missing = self.longest + num_new - self.keys[0].shape[1]
+        if missing > 0:
+            self.keys = [F.pad(keys, (0, 0, 0, 0, 0, missing)) for keys in self.keys]
+            self.values = [F.pad(values, (0, 0, 0, 0, 0, missing)) for values in self.values]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [batch, time, heads, head] behind the rows; all that may be seen comes back."""
+        time = keys.shape[1]
+        rows = torch.arange(len(keys), device=keys.device)[:, None]
+        places = self.lengths[:, None] + torch.arange(time, device=keys.device)
+        self.keys[layer][rows, places] = keys
+        self.values[layer][rows, places] = values
+        end = self.longest + time
+        return self.keys[layer][:, :end], self.values[layer][:, :end]
+
+    def mask(self, new: Bool[Tensor, "batch time time"]) -> Bool[Tensor, "batch 1 time keys"]:
+        """All kept keys, and of the new ones what ``new`` allows."""
+        time = new.shape[1]
+        key = torch.arange(self.longest + time, device=new.device)
+        offset = key - self.lengths[:, None]
+        is_new = (offset >= 0) & (offset < time)
+        allowed = new.gather(2, offset.clamp(0, time - 1)[:, None].expand(-1, time, -1))
+        return torch.where(is_new[:, None], allowed, (offset < 0)[:, None])[:, None]
+
+    def select(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only ``rows``."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        self.lengths = self.lengths[rows]
+        self.next_positions = self.next_positions[rows]
+        self.longest = int(self.lengths.max())
+
+    def keep(self, lengths: Tensor, next_positions: Tensor) -> None:
+        """Make the first ``lengths`` tokens just written part of every row."""
+        self.lengths = self.lengths + lengths
+        self.next_positions = next_positions
+        self.longest = int(self.lengths.max())
+
+
+class Attention(Experts):
+    """Grouped-query attention with normalised queries and keys."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        width, head = config.hidden_size, config.head_dim
+        inner, narrow = config.num_heads * head, config.num_key_value_heads * head
+        self.add("q_proj", lambda: nn.Linear(width, inner))
+        self.add("k_proj", lambda: nn.Linear(width, narrow))
+        self.add("v_proj", lambda: nn.Linear(width, narrow))
+        self.add("o_proj", lambda: nn.Linear(inner, width, bias=False))
+        self.add("q_norm", lambda: RMSNorm(head, config.rms_norm_eps))
+        self.add("k_norm", lambda: RMSNorm(head, config.rms_norm_eps))
+        self.head = head
+
+    def forward(
+        self, streams: Streams, layout: Layout, cache: KeyValueCache | None, layer: int
+    ) -> Streams:
+        """All tokens look at each other as the layout's mask allows."""
+        q, k, v = (self._heads(name, streams, layout) for name in ("q", "k", "v"))
+        q = q * layout.cos + rotate_half(q) * layout.sin
+        k = k * layout.cos + rotate_half(k) * layout.sin
+        if cache is not None:
+            k, v = cache.write(layer, k, v)
+        y = attend(q, k, v, layout.mask)
+        return self.each("o_proj", layout.scatter(y.flatten(2), streams))
+
+    def _heads(self, name: str, streams: Streams, layout: Layout) -> Tensor:
+        """Project, normalise (not the values) and lay out as [batch, time, heads, head]."""
+        parts = []
+        for suffix, x in streams.items():
+            y = self.expert(f"{name}_proj", suffix)(x).unflatten(-1, (-1, self.head))
+            parts.append(y if name == "v" else self.expert(f"{name}_norm", suffix)(y))
+        return layout.gather(parts)
+
+
+def attend(
+    q: Float[Tensor, "batch time heads head"],
+    k: Float[Tensor, "batch keys kv_heads head"],
+    v: Float[Tensor, "batch keys kv_heads head"],
+    mask: Bool[Tensor, "batch 1 time keys"] | None,
+) -> Float[Tensor, "batch time heads head"]:
+    """Softmax attention; an explicit mask, because a causal flag aligns top left when cached."""
+    groups = q.shape[2] // k.shape[2]
+    if groups > 1:  # repeating is faster than enable_gqa on a CPU
+        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+class DecoderLayer(Experts):
+    """Attention and feed-forward, each behind a norm and around a residual."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config)
+        self.add("mlp", lambda: SwiGLU(width, config.intermediate_size))
+        self.add("input_layernorm", lambda: RMSNorm(width, eps))
+        self.add("post_attention_layernorm", lambda: RMSNorm(width, eps))
+
+    def forward(
+        self, streams: Streams, layout: Layout, cache: KeyValueCache | None, layer: int
+    ) -> Streams:
+        """One layer on."""
+        attended = self.self_attn(self.each("input_layernorm", streams), layout, cache, layer)
+        streams = _add(streams, attended)
+        return _add(streams, self.each("mlp", self.each("post_attention_layernorm", streams)))
+
+
+class Decoder(Experts):
+    """Token embeddings, layers, final norm."""
+
+    inverse_frequencies: Tensor
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.add("norm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps))
+        self.config = config
+
+    def rotary(self, positions: Int[Tensor, "batch time"]) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [batch, time, 1, head] in the half-split convention, float32."""
+        half = self.config.head_dim // 2
+        exponent = torch.arange(half, dtype=torch.float32, device=positions.device) / half
+        angles = positions[..., None].float() * self.config.rope_theta**-exponent
+        angles = torch.cat([angles, angles], dim=-1)[:, :, None]
+        dtype = self.embed_tokens.weight.dtype
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def forward(
+        self, streams: Streams, layout: Layout, cache: KeyValueCache | None = None
+    ) -> Streams:
+        """Embedded streams to normalised final states."""
+        for index, layer in enumerate(self.layers):
+            streams = layer(streams, layout, cache, index)
+        return self.each("norm", streams)
+
+
+class LanguageModel(nn.Module):
+    """Decoder and output projection, under their official names."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = OutputProjection(config.hidden_size, config.vocab_size)
+
+
+class OutputProjection(nn.Linear):
+    """States to logits; with ``reduce`` chunk by chunk, so that the whole is never held."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__(width, vocabulary, bias=False)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "tokens width"],
+        reduce: Callable[[Tensor, slice], Tensor] | None = None,
+        chunk_size: int = 512,
+    ) -> Tensor:
+        """Logits [tokens, vocabulary], or what ``reduce(logits, rows)`` makes of every chunk.
+
+        The loop runs inside this one module call: under ZeRO-3, calls that differ in number
+        between ranks hang.
+        """
+        if reduce is None:
+            return super().forward(hidden)
+
+        def piece(rows: slice) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(
+                lambda states: reduce(F.linear(states, self.weight), rows),
+                hidden[rows],
+                use_reentrant=False,
+            )
+
+        starts = range(0, max(len(hidden), 1), chunk_size)
+        return torch.cat([piece(slice(start, start + chunk_size)) for start in starts])
+
+
+def _add(left: Streams, right: Streams) -> Streams:
+    return {suffix: x + right[suffix] for suffix, x in left.items()}

@@ -1,0 +1,58 @@
+"""How velocities become an image: guidance with renormalisation, on diffusers' Euler grid."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+from visual_opsd.models.interface import Drawing
+
+
+def scheduler(drawing: Drawing) -> FlowMatchEulerDiscreteScheduler:
+    """Euler on linspace(1, 0, N), shifted: N - 1 steps; its timesteps are times x 1000."""
+    euler = FlowMatchEulerDiscreteScheduler(shift=drawing.timestep_shift)
+    euler.set_timesteps(sigmas=np.linspace(1, 0, drawing.num_timesteps)[:-1].tolist())
+    return euler
+
+
+def is_guided(drawing: Drawing, time: float) -> bool:
+    """Text guidance above 1 switches guidance on; image guidance alone is ignored (official)."""
+    low, high = drawing.guidance_interval
+    return drawing.text_guidance > 1 and low < time <= high
+
+
+def guide(
+    velocity: Float[Tensor, "tokens width"],
+    text_free: Float[Tensor, "tokens width"],
+    image_free: Float[Tensor, "tokens width"] | None,
+    drawing: Drawing,
+    lengths: Sequence[int],
+) -> Float[Tensor, "tokens width"]:
+    """Mix the branches; ``lengths`` tokens an image, because ``global`` norms are an image's own.
+
+    ``text_channel`` renormalises between text and image guidance, the other two after both.
+    """
+    guided = text_free + drawing.text_guidance * (velocity - text_free)
+    if drawing.renormalisation == "text_channel":
+        guided = guided * _shrink(velocity, guided, drawing.renormalisation_min)
+    if drawing.image_guidance > 1:
+        assert image_free is not None
+        guided = image_free + drawing.image_guidance * (guided - image_free)
+    if drawing.renormalisation == "channel":
+        guided = guided * _shrink(velocity, guided, drawing.renormalisation_min)
+    elif drawing.renormalisation == "global":
+        factors = [
+            _shrink(v.flatten(), g.flatten(), drawing.renormalisation_min).expand(len(v))
+            for v, g in zip(velocity.split(list(lengths)), guided.split(list(lengths)), strict=True)
+        ]
+        guided = guided * torch.cat(factors)[:, None]
+    return guided
+
+
+def _shrink(velocity: Tensor, guided: Tensor, minimum: float) -> Tensor:
+    """Norm of the unguided over the guided velocity, in [minimum, 1], along the last axis."""
+    norm = velocity.norm(dim=-1, keepdim=True)
+    return (norm / (guided.norm(dim=-1, keepdim=True) + 1e-8)).clamp(min=minimum, max=1.0)

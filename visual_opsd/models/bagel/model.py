@@ -1,0 +1,386 @@
+"""BAGEL: one decoder that reads text and images and draws images, at any size."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from visual_opsd.contexts import IMAGE_START, Context, DrawingContext, Image, Role
+from visual_opsd.models.bagel import flow
+from visual_opsd.models.bagel.codec import LatentCodec
+from visual_opsd.models.bagel.config import BagelConfig
+from visual_opsd.models.bagel.decoder import (
+    GENERATION,
+    UNDERSTANDING,
+    KeyValueCache,
+    LanguageModel,
+    Layout,
+    Streams,
+)
+from visual_opsd.models.bagel.packing import (
+    Images,
+    Mode,
+    Packed,
+    Row,
+    Source,
+    completion_block,
+    context_rows,
+    grid_ids,
+    image_block,
+    pack,
+)
+from visual_opsd.models.bagel.vision import Connector, PositionTable, TimeEmbedding, VisionModel
+from visual_opsd.models.interface import Completions, Drawing, Sampling
+from visual_opsd.models.sampling import decode_rows
+
+Decode = Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentImage:
+    """An image as latent tokens at a time of the flow."""
+
+    tokens: Float[Tensor, "tokens width"]
+    grid: tuple[int, int]
+    time: float = 0.0
+
+
+class BagelModel(nn.Module):
+    """Weights under their official names; see ``models/interface.py`` for what it offers."""
+
+    def __init__(
+        self, config: BagelConfig, codec: LatentCodec | None = None, decode: Decode | None = None
+    ) -> None:
+        """Build the model; without a codec it reads and writes but cannot draw.
+
+        ``decode`` turns ids into text: needed to notice that a completion asks for a drawing.
+        """
+        super().__init__()
+        width, latent = config.decoder.hidden_size, config.latent
+        self.config = config
+        self.language_model = LanguageModel(config.decoder)
+        self.vit_model = VisionModel(config.vision)
+        self.connector = Connector(config.vision.hidden_size, width)
+        self.vit_pos_embed = PositionTable(config.vision.patches_per_side, width)
+        self.time_embedder = TimeEmbedding(width)
+        self.vae2llm = nn.Linear(latent.token_size, width)
+        self.llm2vae = nn.Linear(width, latent.token_size)
+        self.latent_pos_embed = PositionTable(latent.tokens_per_side, width)
+        self.codec = codec
+        self.decode = decode
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.connector.fc1.weight.device
+
+    # Reading and writing
+
+    def forward(
+        self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " tokens"]]
+    ) -> Float[Tensor, "tokens width"]:
+        """The state that predicts each completion token, rows concatenated."""
+        if len(contexts) != len(completions):
+            raise ValueError(f"{len(contexts)} contexts for {len(completions)} completions")
+        rows, images = context_rows(contexts, self.config)
+        for row, ids in zip(rows, completions, strict=True):
+            row.append(completion_block(ids.tolist(), self.config.tokens))
+        packed, streams = self._run(rows, images)
+        return self._predicting(packed, streams)
+
+    def logits(
+        self,
+        hidden: Float[Tensor, "tokens width"],
+        reduce: Callable[[Tensor, slice], Tensor] | None = None,
+    ) -> Tensor:
+        """Next-token logits, or what ``reduce(logits, rows)`` makes of chunk after chunk."""
+        return self.language_model.lm_head(hidden, reduce)
+
+    @torch.no_grad()
+    def sample(
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int]
+    ) -> Completions:
+        """Sample one completion a context; the noise of a row depends on its seed alone."""
+        if len(contexts) != len(seeds):
+            raise ValueError(f"{len(contexts)} contexts for {len(seeds)} seeds")
+        cache = self._prefill(contexts, room=sampling.max_tokens)
+
+        def step(ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
+            return self._decode_step(ids, cache)
+
+        return decode_rows(
+            step,
+            cache.select,
+            begin=self.config.tokens.begin,
+            end=self.config.tokens.end,
+            sampling=sampling,
+            seeds=seeds,
+            asks_for_drawing=self._asks_for_drawing,
+            device=self.device,
+        )
+
+    def _asks_for_drawing(self, ids: list[int]) -> bool:
+        return self.decode is not None and IMAGE_START in self.decode(ids)
+
+    # Drawing
+
+    @torch.no_grad()
+    def draw(
+        self, contexts: Sequence[DrawingContext], drawing: Drawing, seeds: Sequence[int]
+    ) -> list[Image]:
+        """Draw the next image of every context, as large as its last image."""
+        if self.codec is None:
+            raise ValueError("this model was loaded without a codec: it cannot draw")
+        sizes = []
+        for context in contexts:
+            images = [segment for segment in context.main if isinstance(segment, Image)]
+            if not images:
+                raise ValueError("a drawing needs an image in its context to take the size from")
+            side = self.config.latent.pixels_per_token
+            height, width = images[-1].drawn_pixels.shape[1:]
+            sizes.append((height // side, width // side))
+        width = self.config.latent.token_size
+        noise = [
+            torch.randn(h * w, width, generator=torch.Generator().manual_seed(seed))
+            for (h, w), seed in zip(sizes, seeds, strict=True)
+        ]
+        tokens = self.flow(contexts, drawing, torch.cat(noise).to(self.device), sizes)
+        drawn = []
+        for part, grid in zip(tokens.split([h * w for h, w in sizes]), sizes, strict=True):
+            pixels = self.codec.decode(self.latents_of(part, grid))
+            grey = ((pixels * 0.5 + 0.5) * 255).to(torch.uint8)  # truncated, as the official code
+            drawn.append(Image(grey.float() / 127.5 - 1, role=Role.VISUAL_THOUGHT))
+        return drawn
+
+    @torch.no_grad()
+    def flow(
+        self,
+        contexts: Sequence[DrawingContext],
+        drawing: Drawing,
+        noise: Float[Tensor, "tokens width"],
+        sizes: Sequence[tuple[int, int]],
+    ) -> Float[Tensor, "tokens width"]:
+        """Carry ``noise`` to latent tokens; guidance branches share a batch or come one by one."""
+        branches: list[list[Context]] = [[context.main for context in contexts]]
+        if drawing.text_guidance > 1:
+            branches.append([context.text_free for context in contexts])
+            if drawing.image_guidance > 1:
+                branches.append([context.image_free for context in contexts])
+        if drawing.branches_in_one_batch:
+            branches = [[context for branch in branches for context in branch]]
+        canvases = [Canvas(self, branch, sizes) for branch in branches]
+        lengths = [height * width for height, width in sizes]
+
+        euler = flow.scheduler(drawing)
+        x = noise
+        for timestep in euler.timesteps:
+            time = float(timestep) / 1000
+            is_guided = flow.is_guided(drawing, time)
+            used = canvases if is_guided else canvases[:1]
+            velocities = torch.cat([canvas.velocity(x, time) for canvas in used])
+            parts = velocities.split(len(x))
+            v = parts[0]
+            if is_guided:
+                image_free = parts[2] if len(parts) > 2 else None
+                v = flow.guide(v, parts[1], image_free, drawing, lengths)
+            x = euler.step(v, timestep, x).prev_sample
+        return x
+
+    def interleaved_loss(
+        self, contexts: Sequence[Context], seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of target texts (nats a token) and flow loss of target images.
+
+        Flow: x_t = (1 - t) x_0 + t e, target e - x_0, squared error averaged over the noised
+        tokens; t = sigmoid(normal), shifted (BAGEL, section 3). An absent kind of target gives 0.
+        """
+        rows, images = context_rows(contexts, self.config)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        packed = pack(rows, is_padded=self.is_padded)
+        latents, velocities = self._noised(images, generators)
+        streams = self._embed(packed, images.read, latents)
+        streams = self.language_model.model(streams, self._layout(packed))
+
+        hidden = self._predicting(packed, streams)
+        text = drawing = hidden.sum() * 0
+        targets = packed.targets[packed.targets >= 0].to(self.device)
+        if len(targets):
+            text = F.cross_entropy(self.logits(hidden).float(), targets)
+        if velocities:
+            parts = streams[GENERATION].split([len(latent.tokens) for latent in latents])
+            noised = [part for part, n in zip(parts, images.is_noised, strict=True) if n]
+            predicted = self.llm2vae(torch.cat(noised)).float()
+            drawing = (predicted - torch.cat(velocities).float()).square().mean()
+        return {"text": text, "drawing": drawing}
+
+    # Inside
+
+    @property
+    def is_padded(self) -> bool:
+        """Rows are padded on a CPU and packed into one row elsewhere; both give the same."""
+        return self.device.type == "cpu"
+
+    def _run(self, rows: Sequence[Row], images: Images) -> tuple[Packed, Streams]:
+        """Embed and decode rows whose images are all clean."""
+        packed = pack(rows, is_padded=self.is_padded)
+        streams = self._embed(packed, images.read, [self._encode(p) for p in images.drawn])
+        return packed, self.language_model.model(streams, self._layout(packed))
+
+    def _prefill(self, contexts: Sequence[Context], room: int) -> KeyValueCache:
+        """Read contexts into a cache that takes ``room`` more tokens a row."""
+        rows, images = context_rows(contexts, self.config)
+        packed = pack(rows)
+        weight = self.language_model.lm_head.weight
+        longest = packed.order.shape[1]
+        cache = KeyValueCache(self.config.decoder, weight, len(rows), longest + room)
+        streams = self._embed(packed, images.read, [self._encode(p) for p in images.drawn])
+        self.language_model.model(streams, self._layout(packed, cache), cache)
+        cache.keep(packed.lengths.to(self.device), torch.tensor(packed.next_positions))
+        return cache
+
+    def _decode_step(self, ids: Int[Tensor, " rows"], cache: KeyValueCache) -> Tensor:
+        """Append one token a row; the logits of the next."""
+        cache.reserve(1)
+        rows = torch.arange(len(ids), device=self.device)
+        cos, sin = self.language_model.model.rotary(cache.next_positions[:, None].to(self.device))
+        keys = torch.arange(cache.longest + 1, device=self.device)
+        mask = (keys <= cache.lengths[:, None])[:, None, None]
+        layout = Layout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
+        streams = {UNDERSTANDING: self.language_model.model.embed_tokens(ids)}
+        streams = self.language_model.model(streams, layout, cache)
+        cache.keep(torch.ones_like(cache.lengths), cache.next_positions + 1)
+        return self.logits(streams[UNDERSTANDING])
+
+    def _layout(self, packed: Packed, cache: KeyValueCache | None = None) -> Layout:
+        """Index tensors on the device, with the mask over cached and new keys."""
+        cos, sin = self.language_model.model.rotary(packed.positions.to(self.device))
+        mask = packed.mask.to(self.device)
+        return Layout(
+            order=packed.order.to(self.device),
+            inverse=packed.inverse.to(self.device),
+            cos=cos,
+            sin=sin,
+            mask=mask[:, None] if cache is None else cache.mask(mask),
+        )
+
+    def latents_of(
+        self, tokens: Float[Tensor, "tokens width"], grid: tuple[int, int]
+    ) -> Float[Tensor, "channels rows columns"]:
+        """Latent tokens of a grid, put together for the codec."""
+        side, (height, width) = self.config.latent.patch_size, grid
+        return rearrange(
+            tokens, "(h w) (p q z) -> z (h p) (w q)", h=height, w=width, p=side, q=side
+        )
+
+    def _noised(
+        self, images: Images, generators: Sequence[torch.Generator]
+    ) -> tuple[list[LatentImage], list[Tensor]]:
+        """Latents of all drawn images, targets of the flow noised; and their velocities."""
+        shift = self.config.latent.timestep_shift
+        latents, velocities = [], []
+        for pixels, is_target, row in zip(
+            images.drawn, images.is_noised, images.drawn_row, strict=True
+        ):
+            latent = self._encode(pixels, generators[row])
+            if is_target:
+                raw = torch.randn((), generator=generators[row]).sigmoid().item()
+                time = shift * raw / (1 + (shift - 1) * raw)
+                noise = torch.randn(latent.tokens.shape, generator=generators[row])
+                noise = noise.to(latent.tokens)
+                velocities.append(noise - latent.tokens)
+                mixed = (1 - time) * latent.tokens + time * noise
+                latent = replace(latent, tokens=mixed, time=time)
+            latents.append(latent)
+        return latents, velocities
+
+    def _encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> LatentImage:
+        """Pixels to clean latent tokens; the posterior is sampled, never its mean."""
+        if self.codec is None:
+            raise ValueError("this model was loaded without a codec: it cannot see latents")
+        config = self.config.latent
+        height, width = (side // config.downsample for side in pixels.shape[1:])
+        shape = (1, config.channels, height, width)
+        noise = self._posterior_noise(pixels, shape, generator).to(self.device)
+        latents = self.codec.encode(pixels.to(self.device), noise)
+        side = config.patch_size
+        tokens = rearrange(latents, "z (h p) (w q) -> (h w) (p q z)", p=side, q=side)
+        return LatentImage(tokens, (height // side, width // side))
+
+    @staticmethod
+    def _posterior_noise(
+        pixels: Tensor, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> Tensor:
+        """The row's own noise; in a context a function of the picture, so that scoring a
+        completion sees what sampling it saw.
+        """
+        if generator is None:
+            seed = zlib.crc32(pixels.detach().float().cpu().numpy().tobytes())
+            generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator)
+
+    def _embed(
+        self, packed: Packed, read: Sequence[Tensor], latents: Sequence[LatentImage]
+    ) -> Streams:
+        """Every token of the streams at decoder width."""
+        understood = [self.language_model.model.embed_tokens(packed.text_ids.to(self.device))]
+        if read:
+            states, ids = self.vit_model([pixels.to(self.device) for pixels in read])
+            understood.append(self.connector(states) + self.vit_pos_embed(ids))
+        streams = {UNDERSTANDING: torch.cat(understood)}
+        if latents:
+            streams[GENERATION] = self._embed_latents(latents)
+        return streams
+
+    def _embed_latents(self, latents: Sequence[LatentImage]) -> Tensor:
+        """Latent tokens with their time (0 where clean) and place."""
+        stride = self.config.latent.tokens_per_side
+        ids = torch.cat([grid_ids(*latent.grid, stride) for latent in latents]).to(self.device)
+        times = torch.tensor([latent.time for latent in latents], device=self.device)
+        lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
+        time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
+        tokens = torch.cat([latent.tokens for latent in latents])
+        return self.vae2llm(tokens.to(self.vae2llm.weight)) + time + self.latent_pos_embed(ids)
+
+    def _predicting(self, packed: Packed, streams: Streams) -> Tensor:
+        """States of the text tokens that predict something, in row order."""
+        index = (packed.targets >= 0).nonzero()[:, 0].to(self.device)
+        return streams[UNDERSTANDING][index]
+
+
+class Canvas:
+    """Contexts read once, and the velocity of images drawn behind them, never kept."""
+
+    def __init__(
+        self,
+        model: BagelModel,
+        contexts: Sequence[Context],
+        sizes: Sequence[tuple[int, int]],
+    ) -> None:
+        """Take one or several branches of contexts, each for all ``sizes``."""
+        self.model = model
+        self.num_branches = len(contexts) // len(sizes)
+        self.grids = list(sizes) * self.num_branches
+        longest = max(height * width for height, width in sizes)
+        self.cache = model._prefill(contexts, room=longest + 2)  # noqa: SLF001 - its other half
+        rows = [
+            [image_block(Mode.NOISE, Source.LATENT, index, h * w, model.config.tokens)]
+            for index, (h, w) in enumerate(self.grids)
+        ]
+        self.packed = pack(rows, first_positions=self.cache.next_positions.tolist())
+        self.layout = model._layout(self.packed, self.cache)  # noqa: SLF001
+
+    def velocity(self, x: Float[Tensor, "tokens width"], time: float) -> Tensor:
+        """Velocity [branches * tokens, width] of all branches at one time."""
+        model, lengths = self.model, [height * width for height, width in self.grids]
+        parts = x.repeat(self.num_branches, 1).split(lengths)
+        latents = [
+            LatentImage(part, grid, time) for part, grid in zip(parts, self.grids, strict=True)
+        ]
+        streams = model._embed(self.packed, (), latents)  # noqa: SLF001
+        streams = model.language_model.model(streams, self.layout, self.cache)
+        return model.llm2vae(streams[GENERATION])

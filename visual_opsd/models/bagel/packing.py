@@ -1,0 +1,270 @@
+"""Where every token of an interleaved context stands: order, position, and whom it may see.
+
+A row is a list of blocks, each a *split* of the attention mask. Tokens live in streams sorted by
+expert (text and image patches, then latents), so that no expert touches a token of the other or a
+padding; ``order`` carries them into [batch, time] for attention and ``inverse`` back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from visual_opsd.contexts import Context, Image, Text
+from visual_opsd.models.bagel.config import BagelConfig, SpecialTokens
+
+
+class Mode(IntEnum):
+    """Who sees a block: see :func:`attention_mask`."""
+
+    CAUSAL = 0
+    FULL = 1
+    NOISE = 2
+
+
+class Source(IntEnum):
+    """The stream a token comes from."""
+
+    TEXT = 0
+    PATCH = 1
+    LATENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One split of a row: marks and text, or an image between its marks."""
+
+    mode: Mode
+    text: tuple[int, ...] = ()
+    """Text block: all its ids. Image block: start and end mark."""
+    image: int | None = None
+    """Index of the image whose patches or latents stand between the marks."""
+    source: Source = Source.TEXT
+    num_tokens: int = 0
+    """Patches or latents between the marks."""
+    advance: int = 1
+    """How far the position moves on after the block."""
+    targets: tuple[int, ...] = ()
+    """What each text token predicts; -1 for nothing."""
+
+
+Row = list[Block]
+
+
+def text_block(ids: Sequence[int], tokens: SpecialTokens, *, is_target: bool = False) -> Block:
+    """``begin ids end``; as a target, each token predicts its successor, the end mark nothing."""
+    text = (tokens.begin, *ids, tokens.end)
+    targets = (*ids, tokens.end, -1) if is_target else (-1,) * len(text)
+    return Block(Mode.CAUSAL, text=text, advance=len(text), targets=targets)
+
+
+def completion_block(ids: Sequence[int], tokens: SpecialTokens) -> Block:
+    """``begin ids[:-1]``: token t predicts ids[t]; the last id is predicted and never read."""
+    text = (tokens.begin, *ids[:-1])
+    return Block(Mode.CAUSAL, text=text, advance=len(text), targets=tuple(ids))
+
+
+def image_block(
+    mode: Mode, source: Source, image: int, num_tokens: int, tokens: SpecialTokens
+) -> Block:
+    """An image between its marks; all its tokens share one position.
+
+    A noised image is a target that nobody else sees: it does not advance the position.
+    """
+    return Block(
+        mode,
+        text=(tokens.start_of_image, tokens.end_of_image),
+        image=image,
+        source=source,
+        num_tokens=num_tokens,
+        advance=0 if mode is Mode.NOISE else 1,
+        targets=(-1, -1),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A batch of rows as index tensors; ``batch time`` is rows padded, or one long row."""
+
+    text_ids: Int[Tensor, " text"]
+    targets: Int[Tensor, " text"]
+    order: Int[Tensor, "batch time"]
+    """Index into the streams text, patches, latents, concatenated; 0 where padded."""
+    inverse: Int[Tensor, " tokens"]
+    """Index into the flattened [batch, time] of every token of the streams."""
+    positions: Int[Tensor, "batch time"]
+    mask: Bool[Tensor, "batch time time"]
+    lengths: Int[Tensor, " batch"]
+    next_positions: tuple[int, ...]
+    """Position after the last token, a row."""
+
+
+def pack(
+    rows: Sequence[Row], *, is_padded: bool = True, first_positions: Sequence[int] | None = None
+) -> Packed:
+    """Lay out ``rows``: padded to one length (fast on a CPU) or packed into one row.
+
+    ``first_positions`` continues cached rows. Images must be numbered in the order in which their
+    blocks appear, apart for patches and for latents.
+    """
+    row_sources, row_positions, row_splits, row_modes = [], [], [], []
+    text_ids: list[int] = []
+    targets: list[int] = []
+    next_positions = []
+    for row_index, row in enumerate(rows):
+        sources, positions, splits, modes = [], [], [], []
+        position = 0 if first_positions is None else first_positions[row_index]
+        for split, block in enumerate(row):
+            text_ids.extend(block.text)
+            targets.extend(block.targets)
+            size = len(block.text) + block.num_tokens
+            source = np.full(size, Source.TEXT)
+            if block.image is None:
+                positions.append(np.arange(position, position + size))
+            else:
+                source[1:-1] = block.source
+                positions.append(np.full(size, position))
+            sources.append(source)
+            splits.append(np.full(size, split))
+            modes.append(np.full(size, block.mode))
+            position += block.advance
+        row_sources.append(np.concatenate(sources))
+        row_positions.append(np.concatenate(positions))
+        row_splits.append(np.concatenate(splits))
+        row_modes.append(np.concatenate(modes))
+        next_positions.append(position)
+
+    lengths = np.array([len(source) for source in row_sources])
+    samples = np.repeat(np.arange(len(rows)), lengths)
+    source = np.concatenate(row_sources)
+    if is_padded:
+        time = int(lengths.max())
+        batch = len(rows)
+        place = samples * time + np.concatenate([np.arange(length) for length in lengths])
+    else:
+        time, batch = len(source), 1
+        place = np.arange(time)
+
+    inverse = place[np.argsort(source, kind="stable")]
+    order = np.zeros(batch * time, dtype=np.int64)
+    order[inverse] = np.arange(len(inverse))
+
+    def spread(values: np.ndarray, fill: int) -> Tensor:
+        out = np.full(batch * time, fill, dtype=np.int64)
+        out[place] = values
+        return torch.from_numpy(out.reshape(batch, time))
+
+    splits = np.concatenate(row_splits) + samples * (max(len(row) for row in rows) + 1)
+    return Packed(
+        text_ids=torch.tensor(text_ids, dtype=torch.long),
+        targets=torch.tensor(targets, dtype=torch.long),
+        order=torch.from_numpy(order.reshape(batch, time)),
+        inverse=torch.from_numpy(inverse),
+        positions=spread(np.concatenate(row_positions), 0),
+        mask=attention_mask(
+            spread(splits, -1), spread(np.concatenate(row_modes), Mode.CAUSAL), spread(samples, -1)
+        ),
+        lengths=torch.from_numpy(lengths),
+        next_positions=tuple(next_positions),
+    )
+
+
+def attention_mask(
+    splits: Int[Tensor, "batch time"],
+    modes: Int[Tensor, "batch time"],
+    samples: Int[Tensor, "batch time"],
+) -> Bool[Tensor, "batch time time"]:
+    """Who sees whom; axes are query, key.
+
+    A query sees keys up to its own index, and all of its own split where that is full or noise;
+    never a noise split other than its own, never another sample. Padding (sample -1) sees the
+    keys before it, so that no row is empty, and is seen by nobody.
+    """
+    time = splits.shape[1]
+    index = torch.arange(time, device=splits.device)
+    is_same_split = splits[:, :, None] == splits[:, None, :]
+    is_causal = index[:, None] >= index
+    is_open = modes[:, :, None] != Mode.CAUSAL
+    is_foreign_noise = (modes[:, None, :] == Mode.NOISE) & ~is_same_split
+    is_visible = (samples[:, None, :] >= 0) & (
+        (samples[:, :, None] == samples[:, None, :]) | (samples[:, :, None] < 0)
+    )
+    return (is_causal | (is_same_split & is_open)) & ~is_foreign_noise & is_visible
+
+
+@dataclass(slots=True, eq=False)
+class Images:
+    """What the blocks of a batch of rows refer to, in stream order."""
+
+    read: list[Float[Tensor, "3 height width"]]
+    """Pixels for the vision encoder."""
+    drawn: list[Float[Tensor, "3 height width"]]
+    """Pixels for the codec."""
+    is_noised: list[bool]
+    """Which of ``drawn`` are targets of the flow."""
+    drawn_row: list[int]
+    """The row each of ``drawn`` stands in."""
+
+
+def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list[Row], Images]:
+    """Turn contexts into rows: a target image is noised, then clean, then read (ThinkMorph)."""
+    images = Images(read=[], drawn=[], is_noised=[], drawn_row=[])
+    rows = []
+    for row_index, context in enumerate(contexts):
+        row: Row = []
+        for segment in context:
+            if isinstance(segment, Text):
+                row.append(text_block(segment.ids, config.tokens, is_target=segment.is_target))
+            else:
+                row.extend(_image_blocks(segment, row_index, images, config))
+        rows.append(row)
+    return rows, images
+
+
+def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -> Row:
+    """Noised and clean latents where asked for, then patches."""
+    blocks = []
+    modes = [Mode.NOISE] * image.is_target + [Mode.FULL] * (image.with_latents or image.is_target)
+    for mode in modes:
+        tokens = num_tokens(image.drawn_pixels, config.latent.pixels_per_token, "latent")
+        index = len(images.drawn)
+        blocks.append(image_block(mode, Source.LATENT, index, tokens, config.tokens))
+        images.drawn.append(image.drawn_pixels)
+        images.is_noised.append(mode is Mode.NOISE)
+        images.drawn_row.append(row)
+    tokens = num_tokens(image.pixels, config.vision.patch_size, "patch")
+    blocks.append(
+        image_block(Mode.FULL, Source.PATCH, len(images.read), tokens, config.tokens)
+    )
+    images.read.append(image.pixels)
+    return blocks
+
+
+def num_tokens(pixels: Float[Tensor, "3 height width"], side: int, what: str) -> int:
+    """Tokens of an image; its sides must be multiples of ``side`` pixels."""
+    height, width = pixels.shape[-2:]
+    if height % side or width % side:
+        raise ValueError(
+            f"an image of {height} x {width} px does not divide into {what}es of {side} px"
+        )
+    return (height // side) * (width // side)
+
+
+def grid_ids(
+    height: int, width: int, stride: int, *, interpolate: bool = False
+) -> Int[Tensor, " cells"]:
+    """Row-major position ids of a height x width grid inside a table of side ``stride``.
+
+    The grid takes the table's top left corner; with ``interpolate`` it is spread over all of it
+    (an option of the official code that no released model uses).
+    """
+    if interpolate:
+        rows, columns = torch.arange(height) * stride // height, torch.arange(width) * stride // width
+        return (rows[:, None] * stride + columns).flatten()
+    if height > stride or width > stride:
+        raise ValueError(f"a grid of {height} x {width} exceeds the position table of {stride}")
+    return (torch.arange(height)[:, None] * stride + torch.arange(width)).flatten()

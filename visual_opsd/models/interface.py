@@ -1,0 +1,120 @@
+"""What the method asks of a unified multimodal model: read and write text; draw images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from visual_opsd.contexts import Context, DrawingContext, Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are sampled; the defaults are the paper's rollouts."""
+
+    temperature: float = 1.0
+    """0 decodes greedily."""
+    max_tokens: int = 1024
+    """Budget of a completion, injected delimiters included."""
+    max_drawings_skipped: int = 1
+    """How often a completion may go on after it asked for a drawing and got none."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be >= 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How images are drawn; the defaults are the official interleaved protocol."""
+
+    num_timesteps: int = 50
+    """Points of the time grid: one more than there are evaluations of the velocity."""
+    timestep_shift: float = 3.0
+    text_guidance: float = 4.0
+    image_guidance: float = 2.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance acts where low < t <= high, t the shifted time."""
+    renormalisation: Literal["global", "channel", "text_channel"] = "text_channel"
+    renormalisation_min: float = 0.0
+    branches_in_one_batch: bool = True
+    """False evaluates the guidance branches one after another, as the official code does."""
+
+    def __post_init__(self) -> None:
+        if self.num_timesteps < 2:
+            raise ValueError(f"num_timesteps must be >= 2, got {self.num_timesteps}")
+        if self.timestep_shift <= 0:
+            raise ValueError(f"timestep_shift must be > 0, got {self.timestep_shift}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completions:
+    """What was sampled, a tensor a row."""
+
+    ids: tuple[Int[Tensor, " tokens"], ...]
+    """Token ids, the end mark included unless the budget cut the row."""
+    is_sampled: tuple[Bool[Tensor, " tokens"], ...]
+    """False where a delimiter was injected: context, not loss."""
+    log_probs: tuple[Float[Tensor, " tokens"], ...]
+    """Log-probability of every sampled token under the sampling distribution, 0 if injected."""
+    is_cut: tuple[bool, ...]
+    """The budget ended the row, not the model."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens a row."""
+        return tuple(len(ids) for ids in self.ids)
+
+    def to(self, device: torch.device) -> "Completions":
+        """The same completions on another device."""
+        return Completions(
+            tuple(ids.to(device) for ids in self.ids),
+            tuple(mask.to(device) for mask in self.is_sampled),
+            tuple(log_probs.to(device) for log_probs in self.log_probs),
+            self.is_cut,
+        )
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads interleaved text and images, scores and writes text."""
+
+    def __call__(
+        self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " tokens"]]
+    ) -> Float[Tensor, "tokens width"]:
+        """The state that predicts each completion token, rows concatenated."""
+
+    def logits(
+        self,
+        hidden: Float[Tensor, "tokens width"],
+        reduce: Callable[[Tensor, slice], Tensor] | None = None,
+    ) -> Float[Tensor, "tokens ..."]:
+        """Next-token logits; with ``reduce``, of chunk after chunk, never the whole at once."""
+
+    def sample(
+        self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int]
+    ) -> Completions:
+        """Sample one completion a context; the noise of a row depends on its seed alone."""
+
+
+@runtime_checkable
+class Drawer(Protocol):
+    """Draws images into its context."""
+
+    def draw(
+        self, contexts: Sequence[DrawingContext], drawing: Drawing, seeds: Sequence[int]
+    ) -> list[Image]:
+        """Draw the next image of every context, as large as its problem image."""
+
+    def interleaved_loss(
+        self, contexts: Sequence[Context], seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """Losses of the segments marked as targets: text (nats a token) and drawing."""
