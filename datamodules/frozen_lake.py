@@ -121,8 +121,13 @@ def generate(settings: MazeSettings, split: Split, index: int) -> Maze:
 def generate_problem(settings: MazeSettings, split: Split, index: int) -> Problem:
     """The maze at ``index`` as a problem, words included."""
     maze = generate(settings, split, index)
-    rng = _rng(settings, split, index, _WORDS)
+    rng = words_rng(settings, split, index)
     return maze_problem(maze, problem_id(settings, split, index), rng, settings.thought_length)
+
+
+def words_rng(settings: MazeSettings, split: Split, index: int) -> np.random.Generator:
+    """What draws the words of the problem at ``index``."""
+    return _rng(settings, split, index, _WORDS)
 
 
 def problem_id(settings: MazeSettings, split: Split, index: int) -> str:

@@ -1,7 +1,7 @@
 """What is thought in words about a maze: a template grammar whose every clause can be parsed back.
 
-The thought before the drawing describes what is there and never says where to go; with the answer in
-it the drawing would add nothing.
+The thought before the drawing describes what is there and never says where to go: with the answer
+in it the drawing would add nothing.
 """
 
 import re

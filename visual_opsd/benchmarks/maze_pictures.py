@@ -44,8 +44,8 @@ def draw_path(
 ) -> PILImage.Image:
     """The picture with a red line through the centres of the cells and an arrow head a move.
 
-    The line is an eighth of a cell wide, so that at 16 px it covers two pixels in full: ThinkMorph's
-    sixteenth would leave two half-red ones.
+    The line is an eighth of a cell wide, so that at 16 px it covers two pixels in full; half as
+    wide, it would leave two half-red ones.
 
     Raises:
         ValueError: The picture has another size than the maze, or a move leaves the board.
@@ -185,7 +185,7 @@ def _traces(maze: Maze, moves: Sequence[str]) -> dict[Cell, tuple[_Trace, ...]]:
     visited = maze.cells(moves)
     found: dict[Cell, set[_Trace]] = {}
     for step, (letter, cell, other) in enumerate(zip(moves, visited, visited[1:], strict=False)):
-        if not (0 <= min(other) and max(other) < maze.size):
+        if min(other) < 0 or max(other) >= maze.size:
             raise ValueError(f"move {step} of {','.join(moves)} leaves the board of {maze.rows}")
         found.setdefault(cell, set()).add((letter, False))
         found.setdefault(other, set()).add((_OPPOSITE[letter], True))
