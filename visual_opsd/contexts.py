@@ -57,8 +57,9 @@ class Image:
     role: Role = Role.PROBLEM
     with_latents: bool = False
     """Also shown as clean latents, as everything is that a drawing starts from."""
-    is_target: bool = False
-    """The model is trained to draw this image (interleaved SFT)."""
+    num_noised: int = 0
+    """How many noised copies are targets of the flow (interleaved SFT): 1 in the official recipe;
+    more share one context, and none sees another."""
     latent_pixels: Float[Tensor, "3 latent_height latent_width"] | None = None
     """The picture in the size for latents, where that is not the size for reading."""
 
@@ -131,7 +132,7 @@ class DrawingContext:
     image_free: Context
 
 
-def drawing_context(problem: Problem, encode: Encode, thought: str | None = None) -> DrawingContext:
+def drawing_context(problem: Problem, encode: Encode, thought: Text | None = None) -> DrawingContext:
     """Problem, question and the thought just written; guidance keeps the start only.
 
     ThinkMorph's protocol: the text-free branch stops before the question, the image-free one never
@@ -139,7 +140,7 @@ def drawing_context(problem: Problem, encode: Encode, thought: str | None = None
     """
     system, question = Text(encode(SYSTEM_PROMPT_TRAIN)), Text(encode(problem.question))
     image = replace(problem.image, with_latents=True)
-    written = () if thought is None else (Text(encode(thought)),)
+    written = () if thought is None else (thought,)
     return DrawingContext(
         main=(system, image, question, *written),
         text_free=(system, image),

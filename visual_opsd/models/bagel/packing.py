@@ -228,7 +228,8 @@ def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list
 def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -> Row:
     """Noised and clean latents where asked for, then patches."""
     blocks = []
-    modes = [Mode.NOISE] * image.is_target + [Mode.FULL] * (image.with_latents or image.is_target)
+    is_drawn = image.with_latents or image.num_noised > 0
+    modes = [Mode.NOISE] * image.num_noised + [Mode.FULL] * is_drawn
     for mode in modes:
         tokens = num_tokens(image.drawn_pixels, config.latent.pixels_per_token, "latent")
         index = len(images.drawn)

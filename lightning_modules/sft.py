@@ -1,0 +1,91 @@
+"""Supervised fine-tuning on demonstrations: interleaved (it makes a base) or on text only."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.optimisation import OptimiserConfig, configure
+from visual_opsd import demonstrations
+from visual_opsd.contexts import Context, Encode, Problem, ProblemBatch
+from visual_opsd.interventions import intervene
+from visual_opsd.seeds import row_seed
+
+TEXT_ONLY: Mapping[str, float] = {"text_only": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """What is imitated, and how."""
+
+    mix: dict[str, float] = field(default_factory=lambda: dict(TEXT_ONLY))
+    """Share of each kind of row: ``interleaved``, ``text_only``, ``privileged`` (the teacher's
+    context with the true visual thought), or ``privileged:<intervention>`` (with another)."""
+    drawing_weight: float = 1.0
+    num_noised: int = 1
+    """Noised copies of every drawn image; they share one context."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.mix or abs(sum(self.mix.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares of mix must sum to 1, got {dict(self.mix)}")
+        for kind in self.mix:
+            if kind.split(":")[0] not in ("interleaved", "text_only", "privileged"):
+                raise ValueError(f"mix has an unknown kind of row: {kind!r}")
+
+
+class SupervisedFineTuning(L.LightningModule):
+    """Cross-entropy on texts plus flow matching on drawings."""
+
+    def __init__(
+        self, build: Callable[[], torch.nn.Module], encode: Encode, config: SFTConfig
+    ) -> None:
+        """Take a factory: every strategy builds the model in ``configure_model``."""
+        super().__init__()
+        self.build = build
+        self.encode = encode
+        self.config = config
+        self.model: Any = None
+
+    def configure_model(self) -> None:
+        """Build once."""
+        if self.model is None:
+            self.model = self.build()
+
+    def training_step(self, batch: ProblemBatch) -> Tensor:
+        """Every problem becomes one demonstration of a kind drawn by its own seed."""
+        seeds = [
+            row_seed(self.config.seed, self.global_step, problem.problem_id)
+            for problem in batch.problems
+        ]
+        rows = [
+            self.demonstrate(problem, donor, seed)
+            for problem, donor, seed in zip(batch.problems, batch.donors, seeds, strict=True)
+        ]
+        losses = self.model.interleaved_loss(rows, seeds)
+        loss = losses["text"] + self.config.drawing_weight * losses["drawing"]
+        self.log("train/text_loss", losses["text"], prog_bar=True, batch_size=len(batch))
+        self.log("train/drawing_loss", losses["drawing"], prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def demonstrate(self, problem: Problem, donor: Problem, seed: int) -> Context:
+        """The row this problem is today."""
+        kinds = list(self.config.mix)
+        shares = np.array([self.config.mix[kind] for kind in kinds])
+        kind = kinds[int(np.random.default_rng(seed).choice(len(kinds), p=shares / shares.sum()))]
+        if kind == "interleaved":
+            return demonstrations.interleaved(problem, self.encode, self.config.num_noised)
+        if kind == "text_only":
+            return demonstrations.text_only(problem, self.encode)
+        _, _, intervention = kind.partition(":")
+        shown = intervene(intervention or "true_vt", problem, donor, seed)
+        return demonstrations.privileged(shown, self.encode)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over what trains, to the trainer's last step."""
+        return configure(self.parameters(), self.config.optimiser, self.trainer.max_steps)

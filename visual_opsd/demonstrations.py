@@ -1,0 +1,43 @@
+"""What supervised fine-tuning imitates: contexts whose segments are targets."""
+
+from dataclasses import replace
+
+from visual_opsd.contexts import (
+    IMAGE_START,
+    Context,
+    Encode,
+    Problem,
+    Text,
+    drawing_context,
+    student_context,
+    teacher_context,
+)
+
+
+def interleaved(problem: Problem, encode: Encode, num_noised: int = 1) -> Context:
+    """Think, draw, look, answer: ThinkMorph's training sequence with one visual thought."""
+    before, after = problem.text_thoughts
+    (visual_thought,) = problem.visual_thoughts
+    return (
+        *drawing_context(problem, encode).main,
+        Text(encode(f"<think>{before}</think>{IMAGE_START}"), is_target=True),
+        replace(visual_thought, num_noised=num_noised),
+        Text(
+            encode(f"<image_end><think>{after}</think>{problem.tagged_answer}"), is_target=True
+        ),
+    )
+
+
+def text_only(problem: Problem, encode: Encode) -> Context:
+    """The student's context, answered in words."""
+    return (*student_context(problem, encode), _solution(problem, encode))
+
+
+def privileged(problem: Problem, encode: Encode) -> Context:
+    """The teacher's context, answered in the same words."""
+    return (*teacher_context(problem, encode), _solution(problem, encode))
+
+
+def _solution(problem: Problem, encode: Encode) -> Text:
+    words = f"<think>{problem.text_only_thought}</think>{problem.tagged_answer}"
+    return Text(encode(words), is_target=True)

@@ -1,0 +1,90 @@
+"""Text to ids and back: any fast tokenizer of transformers, and how the tiny one is made."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Regex, decoders, pre_tokenizers
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from visual_opsd.models.bagel.config import SpecialTokens
+
+MARK_NAMES = {
+    "begin": "<|im_start|>",
+    "end": "<|im_end|>",
+    "start_of_image": "<|vision_start|>",
+    "end_of_image": "<|vision_end|>",
+}
+
+
+class Tokenizer:
+    """Encodes without marks, decodes with the marks left out."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Wrap a fast tokenizer; a missing mark is an error that names it."""
+        self.fast = tokenizer
+        vocabulary = tokenizer.get_vocab()
+        missing = [name for name in MARK_NAMES.values() if name not in vocabulary]
+        if missing:
+            raise ValueError(f"the tokenizer lacks the marks {missing}")
+        self.marks = SpecialTokens(**{key: vocabulary[name] for key, name in MARK_NAMES.items()})
+        # Prompts and questions repeat by the thousand.
+        self.encode = lru_cache(maxsize=4096)(self._encode)
+
+    def __len__(self) -> int:
+        return len(self.fast)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.fast.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, marks left out."""
+        marks = set(vars_of(self.marks))
+        return self.fast.decode([i for i in ids if i not in marks])
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read ``tokenizer.json``."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no tokenizer.json")
+        return cls(PreTrainedTokenizerFast(tokenizer_file=str(path)))
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json``."""
+        self.fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def vars_of(marks: SpecialTokens) -> tuple[int, int, int, int]:
+    """The four ids."""
+    return (marks.begin, marks.end, marks.start_of_image, marks.end_of_image)
+
+
+def train_tiny_tokenizer(
+    corpus: Iterable[str], constant_sentences: Sequence[str], vocab_size: int = 1024
+) -> Tokenizer:
+    """A byte-level BPE whose constant sentences are one token each (decision record 0001).
+
+    Digits and single moves stand alone, so that coordinates and paths are spelt the same way
+    everywhere; between them whole phrases may merge.
+    """
+    raw = RawTokenizer(BPE())
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d|,?[LRUD](?=[,}])"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size - len(constant_sentences),
+        special_tokens=list(MARK_NAMES.values()),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    raw.train_from_iterator(corpus, trainer)
+    raw.add_tokens(list(constant_sentences))
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=raw))

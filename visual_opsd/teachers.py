@@ -1,0 +1,72 @@
+"""Who the teacher is: the student's own weights, remembered at a chosen distance."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightMemory:
+    """A float32 copy of a module's trainable weights that follows them at a chosen distance.
+
+    Decay 1 stays at the start (the fixed teacher), 0.995 is the paper's moving average, 0 is the
+    current student and keeps no copy. Only what trains is remembered: all else is shared.
+    """
+
+    def __init__(self, decay: float) -> None:
+        """Take the decay; :meth:`remember` takes the weights."""
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must lie in [0, 1], got {decay}")
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def remember(self, module: nn.Module) -> None:
+        """Start from the module's weights."""
+        if self.decay > 0:
+            self.weights = {
+                name: weight.detach().float().clone() for name, weight in _trainable(module)
+            }
+
+    @torch.no_grad()
+    def follow(self, module: nn.Module) -> None:
+        """Once an optimiser step: decay * memory + (1 - decay) * weight."""
+        if 0 < self.decay < 1:
+            for name, weight in _trainable(module):
+                self.weights[name].lerp_(weight.float(), 1 - self.decay)
+
+    @contextmanager
+    def recalled(self, module: nn.Module) -> Iterator[None]:
+        """The module with the remembered weights, for scoring without gradient.
+
+        Must not span an optimiser step or a backward pass.
+        """
+        if not self.weights:
+            yield
+            return
+        kept = {}
+        try:
+            for name, weight in _trainable(module):
+                kept[name] = weight.data
+                weight.data = self.weights[name].to(weight.dtype)
+            yield
+        finally:
+            for name, weight in _trainable(module):
+                if name in kept:
+                    weight.data = kept[name]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint needs."""
+        return self.weights
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up where a checkpoint left off; another shape is an error naming the weight."""
+        for name, weight in state.items():
+            if name not in self.weights or self.weights[name].shape != weight.shape:
+                raise ValueError(f"the checkpoint's teacher weight {name} does not fit this model")
+            self.weights[name].copy_(weight)
+
+
+def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
