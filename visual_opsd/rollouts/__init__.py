@@ -1,0 +1,1 @@
+"""What the student writes and what is drawn for its teacher."""

@@ -25,7 +25,7 @@ class UnifiedModel(Reader, Drawer, Protocol):
     """Reads and draws."""
 
 
-class Decoder(Protocol):
+class Tokenizer(Protocol):
     """The two directions of a tokenizer."""
 
     encode: Encode
@@ -53,7 +53,7 @@ class Answer:
 def answer(
     way: Way,
     model: UnifiedModel,
-    tokenizer: Decoder,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     *,
     sampling: Sampling,
@@ -93,7 +93,7 @@ def answer(
 
 def _draw_and_answer(
     model: UnifiedModel,
-    tokenizer: Decoder,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     sampling: Sampling,
     drawing: Drawing,

@@ -1,0 +1,39 @@
+"""A moving average of the weights, for scoring and shipping; training never sees it."""
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from visual_opsd.teachers import WeightMemory
+
+
+class AveragedWeights(L.Callback):
+    """Follows the module's model once an optimiser step."""
+
+    def __init__(self, decay: float) -> None:
+        """``decay`` of the average."""
+        self.memory = WeightMemory(decay)
+        self._loaded: dict[str, Tensor] | None = None
+        self._followed_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Start from the module's weights, or where a checkpoint left off."""
+        self.memory.remember(pl_module.model)
+        if self._loaded is not None:
+            self.memory.load_state_dict(self._loaded)
+        self._followed_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        """Average in the step just taken."""
+        if trainer.global_step != self._followed_step:
+            self._followed_step = trainer.global_step
+            self.memory.follow(pl_module.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Kept until the module's model exists."""
+        self._loaded = state_dict

@@ -1,0 +1,37 @@
+"""Looks at the model in training every so many steps; removing it changes no bit of the run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+
+
+class Probe(L.Callback):
+    """Logs what ``measure(model)`` finds, at the first step and every ``every`` steps."""
+
+    def __init__(self, measure: Callable[[Any], dict[str, float]], every: int) -> None:
+        """``measure`` brings its own seeds; global random state is put back."""
+        self.measure = measure
+        self.every = every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Where the run starts from."""
+        if trainer.global_step == 0:
+            self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every ``every`` optimiser steps."""
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if is_step and trainer.global_step % self.every == 0:
+            self._look(trainer, pl_module)
+
+    @torch.no_grad()
+    def _look(self, trainer: L.Trainer, pl_module: Any) -> None:
+        with torch.random.fork_rng(devices=[]):
+            found = self.measure(pl_module.model)
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.global_step)
+            logger.save()

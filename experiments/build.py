@@ -1,0 +1,205 @@
+"""From a configuration to the objects of a run."""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from callbacks.probe import Probe
+from callbacks.rollout import RolloutCallback
+from datamodules.frozen_lake import MazeSettings
+from datamodules.mazes import GeneratedMazes, MazeData
+from experiments.evaluation import accuracy, evaluate
+from experiments.schema import ExperimentConfig, differences, to_yaml
+from lightning_modules.sft import SupervisedFineTuning
+from lightning_modules.visual_opsd import VisualOPSD
+from visual_opsd.contexts import Problem
+from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.tokenizer import Tokenizer
+from visual_opsd.rollouts.cache import DrawingCache
+from visual_opsd.rollouts.visual_thoughts import Illustrator
+
+PACKAGES = ("torch", "lightning", "transformers", "diffusers", "torchmetrics", "omegaconf")
+
+
+def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
+    """The method, with a factory for its model."""
+
+    def build() -> torch.nn.Module:
+        return checkpoints.load(config.model)[0]
+
+    if config.method == "sft":
+        return SupervisedFineTuning(build, tokenizer.encode, config.sft)
+    return VisualOPSD(build, tokenizer.encode, config.visual_opsd)
+
+
+def data(config: ExperimentConfig) -> MazeData:
+    """What it trains on; a folder that is not there or holds no row is an error, here."""
+    settings = config.data
+    if settings.source != "frozen_lake":
+        return MazeData.thinkmorph(
+            Path(settings.source), batch_size=settings.batch_size, seed=config.seed
+        )
+    return MazeData.generated(
+        maze_settings(config),
+        batch_size=settings.batch_size,
+        num_problems=settings.num_problems,
+        seed=config.seed,
+    )
+
+
+def maze_settings(config: ExperimentConfig) -> MazeSettings:
+    """The generator's settings."""
+    return MazeSettings(
+        sizes=tuple(config.data.sizes),
+        hole_probability=config.data.hole_probability,
+        seed=config.data.seed,
+    )
+
+
+def held_out(settings: MazeSettings, split: Any, num_problems: int) -> list[Problem]:
+    """The first problems of a split that is never trained on."""
+    source = GeneratedMazes(settings, split, num_problems)
+    return [source.problem(index) for index in range(num_problems)]
+
+
+def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
+    """Trajectories and visual thoughts."""
+    illustrator = None
+    if config.rollout.intervention == "drawn_vt":
+        illustrator = Illustrator(
+            lambda: checkpoints.load(config.model)[0].eval(),
+            tokenizer,
+            checkpoint=digest(Path(config.model)),
+            cache=DrawingCache(cache_folder(config) / "drawings"),
+            drawing=config.drawing,
+            sampling=config.rollout.sampling,
+            seed=config.seed,
+        )
+    return RolloutCallback(config.rollout, tokenizer.encode, illustrator)
+
+
+def callbacks(
+    config: ExperimentConfig, tokenizer: Tokenizer, extra: list[L.Callback]
+) -> list[L.Callback]:
+    """Rollout, checkpoints, progress, and the probe on held-out problems."""
+    found: list[L.Callback] = [*extra]
+    if config.method == "visual_opsd":
+        found.append(rollout(config, tokenizer))
+    if config.held_out.num_problems:
+        found.append(Probe(text_only_probe(config, tokenizer), config.held_out.every))
+    found.append(
+        ModelCheckpoint(
+            dirpath=config.folder / "checkpoints",
+            filename="{step}",
+            every_n_train_steps=config.trainer.checkpoint_every,
+            monitor="step",
+            mode="max",
+            save_top_k=1,
+        )
+    )
+    found.append(RichProgressBar(leave=True))
+    return found
+
+
+def text_only_probe(
+    config: ExperimentConfig, tokenizer: Tokenizer
+) -> Callable[[Any], dict[str, float]]:
+    """Greedy text-only accuracy on the validation split."""
+    problems = held_out(maze_settings(config), "validation", config.held_out.num_problems)
+
+    def measure(model: Any) -> dict[str, float]:
+        found = evaluate(model, tokenizer, problems, "text_only")
+        return {"held_out/text_only": accuracy(found).value}
+
+    return measure
+
+
+def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
+    """One process; its log goes to a folder of its own, so that a resumed run loses no curve."""
+    if config.trainer.num_threads:
+        torch.set_num_threads(config.trainer.num_threads)
+    session = len(list((config.folder / "metrics").glob("session_*")))
+    return L.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.trainer.accumulate,
+        gradient_clip_val=config.trainer.clip_norm or None,
+        callbacks=found,
+        logger=[
+            CSVLogger(config.folder, name="metrics", version=f"session_{session}"),
+            TensorBoardLogger(config.folder, name="tensorboard", version=f"session_{session}"),
+        ],
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        inference_mode=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def prepare_folder(config: ExperimentConfig) -> None:
+    """Claim the run folder; one of another configuration is an error that lists the differences."""
+    saved = config.folder / "config.yaml"
+    if saved.is_file():
+        changed = differences(config, saved)
+        if changed:
+            raise ValueError(
+                f"{config.folder} holds a run of another configuration: {'; '.join(changed)}. "
+                "Take another name or output_dir, or remove the folder"
+            )
+        return
+    config.folder.mkdir(parents=True, exist_ok=True)
+    saved.write_text(to_yaml(config))
+    facts = {
+        "commit": commit(),
+        "seed": config.seed,
+        "model_digest": digest(Path(config.model)),
+        "versions": {package: version(package) for package in PACKAGES},
+    }
+    (config.folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run folder."""
+    found = list((folder / "checkpoints").glob("step=*.ckpt"))
+    return max(found, key=lambda path: int(path.stem.partition("=")[2]), default=None)
+
+
+def commit() -> str:
+    """The commit at hand, marked where the tree differs from it; "unknown" outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the files that make a model what it is."""
+    total = hashlib.sha256()
+    for name in (checkpoints.CONFIG, checkpoints.CODEC, checkpoints.WEIGHTS, "tokenizer.json"):
+        path = folder / name
+        total.update(name.encode() + (path.read_bytes() if path.is_file() else b""))
+    return total.hexdigest()
+
+
+def cache_folder(config: ExperimentConfig) -> Path:
+    """Where drawings are kept."""
+    default = os.environ.get("VISUAL_OPSD_CACHE", str(Path.home() / ".cache" / "visual_opsd"))
+    return config.cache_dir or Path(default)

@@ -1,0 +1,129 @@
+"""The schema every experiment file is checked against."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from callbacks.rollout import RolloutConfig
+from lightning_modules.sft import SFTConfig
+from lightning_modules.visual_opsd import VisualOPSDConfig
+from visual_opsd.models.interface import Drawing
+
+TINY_BASE = Path("experiments/bases/tiny")
+"""The shipped checkpoint; ``make pretrain-tiny`` trains it again from nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a run trains on."""
+
+    source: str = "frozen_lake"
+    """``frozen_lake`` generates mazes; anything else is a folder of ThinkMorph parquet files."""
+    sizes: tuple[int, ...] = (3, 4, 5, 6)
+    hole_probability: float = 0.2
+    num_problems: int = 8192
+    batch_size: int = 1
+    """Problems a rank and batch."""
+    seed: int = 0
+    """Of the generator; the order of batches follows the run's seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long and how carefully."""
+
+    max_steps: int = 1000
+    accumulate: int = 2
+    """Batches an optimiser step."""
+    clip_norm: float = 1.0
+    checkpoint_every: int = 100
+    """Optimiser steps; a run that was killed goes on from the last one."""
+    num_threads: int = 0
+    """CPU threads of torch; 0 leaves its choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """What a run is watched on: generated problems of the validation split, never a benchmark."""
+
+    every: int = 100
+    num_problems: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """A whole run; the defaults are the paper's, the shipped YAMLs say what the tiny one changes."""
+
+    name: str = MISSING
+    method: Literal["visual_opsd", "sft"] = "visual_opsd"
+    seed: int = 42
+    model: str = str(TINY_BASE)
+    """Folder of the start weights."""
+    output_dir: Path = Path("runs")
+    cache_dir: Path | None = None
+    """Drawn visual thoughts; None: VISUAL_OPSD_CACHE, else ~/.cache/visual_opsd."""
+    data: DataConfig = DataConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    drawing: Drawing = Drawing()
+    visual_opsd: VisualOPSDConfig = VisualOPSDConfig()
+    sft: SFTConfig = field(default_factory=SFTConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.output_dir / self.name
+
+
+def load_experiment(path: Path, overrides: list[str] | None = None) -> ExperimentConfig:
+    """Merge schema defaults, the YAML at ``path`` and ``key=value`` overrides, strictly.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: An unknown key ("did you mean") or a value that does not fit, with the file.
+    """
+    if not path.is_file():
+        known = sorted(str(p) for p in Path("experiments").rglob("*.yaml"))
+        raise FileNotFoundError(f"no experiment {path}; there are {known}")
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(ExperimentConfig),
+            OmegaConf.load(path),
+            OmegaConf.from_dotlist(overrides or []),
+        )
+        return cast(ExperimentConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        where = f"{path} {' '.join(overrides or [])}".strip()
+        raise ValueError(f"{where}: {error}") from error
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The resolved configuration, as the run folder keeps it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def differences(config: ExperimentConfig, saved: Path) -> list[str]:
+    """Keys in which a saved ``config.yaml`` differs, as ``key: saved -> now``."""
+    old = _flat(cast(DictConfig, OmegaConf.load(saved)))
+    new = _flat(cast(DictConfig, OmegaConf.create(to_yaml(config))))
+    return [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            found |= walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        return found
+
+    return walk("", OmegaConf.to_container(config))

@@ -1,0 +1,44 @@
+"""Train one experiment: ``python -m experiments.train experiments/visual_opsd.yaml seed=7``."""
+
+import sys
+from pathlib import Path
+
+import lightning as L
+
+from experiments import build
+from experiments.schema import ExperimentConfig, load_experiment
+from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.tokenizer import Tokenizer
+
+
+def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
+    """Train to the end, from the last checkpoint if there is one; returns the model folder."""
+    build.prepare_folder(config)
+    model_folder = config.folder / "model"
+    if (model_folder / checkpoints.WEIGHTS).is_file():
+        return model_folder
+    tokenizer = Tokenizer.load(Path(config.model))
+    data = build.data(config)
+    module = build.module(config, tokenizer)
+    trainer = build.trainer(config, build.callbacks(config, tokenizer, extra or []))
+    trainer.fit(module, data, ckpt_path=build.last_checkpoint(config.folder), weights_only=False)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    checkpoints.save(module.model, tokenizer, model_folder)
+    return model_folder
+
+
+def main() -> None:
+    """Command line."""
+    if len(sys.argv) < 2:
+        raise SystemExit("usage: python -m experiments.train experiments/NAME.yaml [key=value ...]")
+    try:
+        config = load_experiment(Path(sys.argv[1]), sys.argv[2:])
+        build.prepare_folder(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(train(config))  # noqa: T201 - the command's result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Visual-OPSD: the student learns from what it would have said, had it seen the visual thoughts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_modules.optimisation import OptimiserConfig, configure
+from visual_opsd.contexts import Encode, ProblemBatch, student_context, teacher_context
+from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
+from visual_opsd.teachers import WeightMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualOPSDConfig:
+    """The method's knobs."""
+
+    divergence: DivergenceConfig = DivergenceConfig()
+    teacher: Literal["fixed", "ema", "current"] = "fixed"
+    """The start weights, their moving average (the paper), or the student itself.
+
+    Fixed by default: nothing trains the teacher's context, so a teacher that follows the student
+    forgets how to read visual thoughts (README, Measured)."""
+    ema_decay: float = 0.995
+    """Of the moving average, once an optimiser step; 0 would be ``current``, 1 ``fixed``."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+
+    @property
+    def teacher_decay(self) -> float:
+        """The three teachers are one number."""
+        return {"fixed": 1.0, "ema": self.ema_decay, "current": 0.0}[self.teacher]
+
+
+class VisualOPSD(L.LightningModule):
+    """Distil the visually informed teacher into the text-only student, on the student's tokens."""
+
+    def __init__(
+        self, build: Callable[[], torch.nn.Module], encode: Encode, config: VisualOPSDConfig
+    ) -> None:
+        """Take a factory: every strategy builds the model in ``configure_model``."""
+        super().__init__()
+        self.build = build
+        self.encode = encode
+        self.config = config
+        self.model: Any = None
+        self.teacher = WeightMemory(config.teacher_decay)
+
+    def configure_model(self) -> None:
+        """Build once; the teacher starts where the student does."""
+        if self.model is None:
+            self.model = self.build()
+            self.teacher.remember(self.model)
+
+    def training_step(self, batch: ProblemBatch) -> Tensor:
+        """Algorithm 1: score the student's completions under both contexts, pull it over."""
+        if batch.rollout is None:
+            raise RuntimeError(
+                "the batch has no rollout: train VisualOPSD with callbacks.rollout.RolloutCallback"
+            )
+        completions, shown = batch.rollout.completions, batch.rollout.shown
+        student_sees = [student_context(problem, self.encode) for problem in batch.problems]
+        teacher_sees = [teacher_context(problem, self.encode) for problem in shown]
+
+        with torch.no_grad(), self.teacher_weights() as teacher:
+            logits = teacher.logits(teacher(teacher_sees, completions.ids))
+            scores = teacher_scores(logits, self.config.divergence)
+
+        hidden = self.model(student_sees, completions.ids)
+        per_token = self.model.logits(
+            hidden,
+            lambda logits, rows: divergence(logits, scores.rows(rows), self.config.divergence),
+        )
+        loss = (per_token * token_weights(completions.is_sampled)).sum()
+        self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    @contextmanager
+    def rollout_weights(self) -> Iterator[Any]:
+        """The student, to sample from."""
+        yield self.model
+
+    @contextmanager
+    def teacher_weights(self) -> Iterator[Any]:
+        """The same model with the teacher's weights; score inside, no gradient."""
+        with self.teacher.recalled(self.model):
+            yield self.model
+
+    def on_train_start(self) -> None:
+        """Count optimiser steps from here (a resumed run goes on counting)."""
+        self._followed_step = self.trainer.global_step
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Once an optimiser step, however many batches it took, the teacher follows."""
+        if self.trainer.global_step != self._followed_step:
+            self._followed_step = self.trainer.global_step
+            self.teacher.follow(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The teacher's weights travel with the student's."""
+        checkpoint["teacher"] = self.teacher.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the teacher where it was."""
+        self.teacher.load_state_dict(checkpoint["teacher"])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over what trains, to the trainer's last step."""
+        return configure(self.parameters(), self.config.optimiser, self.trainer.max_steps)
+
+
+def token_weights(is_sampled: tuple[Tensor, ...]) -> Tensor:
+    """Mean over a completion's sampled tokens, then over completions (Eq. 7); sums to 1."""
+    return torch.cat(
+        [mask / (mask.sum().clamp(min=1) * len(is_sampled)) for mask in is_sampled]
+    )
