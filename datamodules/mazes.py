@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -25,6 +25,7 @@ from visual_opsd.benchmarks.mazes import Maze
 from visual_opsd.contexts import Problem, ProblemBatch
 
 
+@runtime_checkable
 class ProblemSource(Protocol):
     """A bank of problems that can be asked for any of them."""
 

@@ -107,12 +107,9 @@ def read_maze_pixels(pixels: Float[Tensor, "3 height width"]) -> Maze:
             f"expected a square picture of {REDUCED_CELL} px a cell; got {width}x{height} px"
         )
     size = height // REDUCED_CELL
-    sprites = torch.stack(
-        [to_pixels(_tile(letter, (), RENDERED_CELL, REDUCED_CELL)) for letter in CELL_LETTERS]
-    )
-    cells = pixels.cpu().float().reshape(3, size, REDUCED_CELL, size, REDUCED_CELL)
-    cells = cells.permute(1, 3, 0, 2, 4)[:, :, None]
-    nearest = (cells - sprites).abs().mean(dim=(-3, -2, -1)).argmin(dim=-1)
+    cells = pixels.cpu().float().numpy().reshape(3, size, REDUCED_CELL, size, REDUCED_CELL)
+    differences = [np.abs(cells - sprite[:, None, :, None, :]) for sprite in _reduced_sprites()]
+    nearest = np.argmin([difference.mean(axis=(0, 2, 4)) for difference in differences], axis=0)
     return Maze(tuple("".join(CELL_LETTERS[index] for index in row) for row in nearest.tolist()))
 
 
@@ -128,8 +125,7 @@ def read_path(pixels: Float[Tensor, "3 height width"], maze: Maze) -> Moves | No
         shape = tuple(pixels.shape)
         raise ValueError(f"expected pixels [3, {side}, {side}] for this maze; got {shape}")
     bare = _redness(to_pixels(reduced_problem(maze)))
-    full = 2.0 - bare
-    red = (_redness(pixels.cpu().float()) - bare) / full
+    red = ((_redness(pixels.cpu().float()) - bare) / (2.0 - bare)).numpy()
     neighbours: dict[Cell, list[tuple[str, Cell]]] = {}
     num_crossings = 0
     for row in range(maze.size):
@@ -160,7 +156,7 @@ def _follow_chain(
     return tuple(moves) if len(moves) == num_crossings else None
 
 
-def _is_crossed(red: Tensor, cell: Cell, letter: str) -> bool:
+def _is_crossed(red: NDArray[np.float32], cell: Cell, letter: str) -> bool:
     """Whether the line crosses the border of ``cell`` towards D or R."""
     reach, middle = 3, slice(REDUCED_CELL // 2 - 1, REDUCED_CELL // 2 + 1)
     row, column = cell[0] * REDUCED_CELL, cell[1] * REDUCED_CELL
@@ -172,7 +168,7 @@ def _is_crossed(red: Tensor, cell: Cell, letter: str) -> bool:
         border = column + REDUCED_CELL
         across = slice(row + middle.start, row + middle.stop)
         sides = red[across, border - reach : border], red[across, border : border + reach]
-    return min(side.mean().item() for side in sides) > 0.45
+    return min(float(side.mean()) for side in sides) > 0.45
 
 
 def _redness(pixels: Tensor) -> Tensor:
@@ -221,6 +217,13 @@ def _tile(letter: str, traces: tuple[_Trace, ...], cell_from: int, cell_to: int)
         array = _reduce(PILImage.fromarray(array), cell_from, cell_to)
     array.setflags(write=False)
     return array
+
+
+@lru_cache(maxsize=1)
+def _reduced_sprites() -> tuple[NDArray[np.float32], ...]:
+    """Every kind of cell as [3, height, width] in [-1, 1], in the order of ``CELL_LETTERS``."""
+    tiles = (_tile(letter, (), RENDERED_CELL, REDUCED_CELL) for letter in CELL_LETTERS)
+    return tuple(to_pixels(tile).numpy() for tile in tiles)
 
 
 @lru_cache(maxsize=1024)

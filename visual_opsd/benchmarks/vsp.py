@@ -1,7 +1,7 @@
 """The maze test set of Visual Spatial Planning, read from its repository's folders.
 
 ``levelN/img/I.png`` is the picture, ``levelN/pure_text/I.txt`` the map in words. Only pictures
-become problems; the words check the reading of them. Test data: never train on it, never select by it.
+become problems; the words check the reading. Test data: never train on it, never select by it.
 """
 
 import os
