@@ -1,0 +1,241 @@
+"""Each control removes what it says and leaves the rest of the problem alone."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from visual_opsd.contexts import Image, Problem, Role, student_context, teacher_context
+from visual_opsd.interventions import INTERVENTIONS, blur, intervene, noise_like, shuffle_patches
+
+REPAINTED = ["patch_shuffled", "blurred", "matched_noise", "legacy_noise", "blank"]
+RANDOM = ["patch_shuffled", "matched_noise", "legacy_noise"]
+
+
+def picture(seed, size=(48, 64)):
+    """Broad stripes and a little grain, not a picture of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.linspace(-1, 1, size[1]).sin().expand(3, *size)
+    return (columns + 0.2 * torch.randn(3, *size, generator=generator)).clamp(-1, 1)
+
+
+def problem(name, seed, num_thoughts=2, size=(48, 64)):
+    thoughts = tuple(
+        Image(picture(seed + 1 + index, size), role=Role.VISUAL_THOUGHT, with_latents=True)
+        for index in range(num_thoughts)
+    )
+    return Problem(
+        problem_id=name,
+        image=Image(picture(seed, size)),
+        question="Which way?",
+        answer="L",
+        visual_thoughts=thoughts,
+        category="size 3",
+    )
+
+
+@pytest.fixture
+def maze():
+    return problem("maze-1", 10)
+
+
+@pytest.fixture
+def donor():
+    return problem("maze-2", 20, num_thoughts=1)
+
+
+def same(left, right):
+    return len(left) == len(right) and all(
+        torch.equal(a.pixels, b.pixels) for a, b in zip(left, right, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_only_the_visual_thoughts_change(maze, donor, name):
+    pixels = maze.image.pixels.clone()
+    shown = intervene(name, maze, donor, seed=0)
+    for field in fields(Problem):
+        if field.name != "visual_thoughts":
+            assert getattr(shown, field.name) is getattr(maze, field.name)
+    torch.testing.assert_close(maze.image.pixels, pixels, atol=0, rtol=0)
+    for thought in shown.visual_thoughts:
+        assert thought.role is Role.VISUAL_THOUGHT
+        assert thought.with_latents
+        assert thought.pixels.shape == (3, 48, 64)
+        assert thought.pixels.isfinite().all()
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_the_student_never_notices(maze, donor, name):
+    shown = intervene(name, maze, donor, seed=0)
+    before, after = (student_context(p, lambda text: (len(text),)) for p in (maze, shown))
+    assert all(a is b or a == b for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_nothing_is_painted_over_in_place(maze, donor, name):
+    kept = [thought.pixels.clone() for thought in maze.visual_thoughts]
+    intervene(name, maze, donor, seed=0)
+    assert all(torch.equal(a, t.pixels) for a, t in zip(kept, maze.visual_thoughts, strict=True))
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_randomness_is_the_problems_own(maze, donor, name):
+    """Seed and problem id decide; global state, other problems and the donor do not."""
+    first = intervene(name, maze, donor, seed=5).visual_thoughts
+    torch.manual_seed(99)
+    intervene(name, donor, None, seed=5)
+    assert same(first, intervene(name, maze, None, seed=5).visual_thoughts)
+    assert not same(first, intervene(name, maze, donor, seed=6).visual_thoughts)
+    renamed = replace(maze, problem_id="maze-3")
+    assert not same(first, intervene(name, renamed, donor, seed=5).visual_thoughts)
+    assert not torch.equal(first[0].pixels, first[1].pixels)
+
+
+@pytest.mark.parametrize("name", ["true_vt", "drawn_vt"])
+def test_what_the_problem_comes_with_is_shown_as_it_is(maze, name):
+    assert intervene(name, maze, None, seed=0) is maze
+
+
+def test_another_problems_thoughts_replace_all_of_ones_own(maze, donor):
+    assert intervene("other_vt", maze, donor, seed=0).visual_thoughts == donor.visual_thoughts
+
+
+def test_other_vt_needs_another_problem(maze, donor):
+    with pytest.raises(ValueError, match="got None"):
+        intervene("other_vt", maze, None, seed=0)
+    with pytest.raises(ValueError, match="maze-1 is itself"):
+        intervene("other_vt", maze, replace(donor, problem_id="maze-1"), seed=0)
+    with pytest.raises(ValueError, match="donor maze-2 has none"):
+        intervene("other_vt", maze, replace(donor, visual_thoughts=()), seed=0)
+
+
+def test_no_vt_keeps_the_teachers_sentences(maze):
+    def encode(text):
+        return (len(text),)
+
+    shown = intervene("no_vt", maze, None, seed=0)
+    kept = tuple(part for part in teacher_context(maze, encode) if part not in maze.visual_thoughts)
+    assert teacher_context(shown, encode) == kept
+
+
+def test_problem_copy_shows_the_problem_again(maze):
+    for thought in intervene("problem_copy", maze, None, seed=0).visual_thoughts:
+        assert thought.pixels is maze.image.pixels
+        assert thought.role is Role.VISUAL_THOUGHT
+
+
+def test_blank_is_the_middle_of_the_pixel_range(maze):
+    for thought in intervene("blank", maze, None, seed=0).visual_thoughts:
+        assert not thought.pixels.any()
+
+
+def test_shuffling_keeps_every_patch_and_moves_some(maze):
+    pixels = maze.visual_thoughts[0].pixels
+    shuffled = intervene("patch_shuffled", maze, None, seed=0).visual_thoughts[0].pixels
+
+    def patches(image):
+        rows = (row.split(16, dim=2) for row in image.split(16, dim=1))
+        return [patch.flatten().tolist() for row in rows for patch in row]
+
+    assert not torch.equal(shuffled, pixels)
+    assert sorted(patches(shuffled)) == sorted(patches(pixels))
+
+
+def test_shuffling_leaves_the_uneven_margin_in_place():
+    pixels = picture(0, (39, 70))
+    shuffled = shuffle_patches(pixels, 16, torch.Generator().manual_seed(0))
+    assert torch.equal(shuffled[:, 32:], pixels[:, 32:])
+    assert torch.equal(shuffled[:, :, 64:], pixels[:, :, 64:])
+    assert not torch.equal(shuffled, pixels)
+
+
+def test_one_patch_alone_cannot_be_shuffled():
+    with pytest.raises(ValueError, match="no two patches of 16 px"):
+        shuffle_patches(picture(0, (16, 31)), 16, torch.Generator())
+
+
+def test_blurring_takes_detail_and_keeps_brightness(maze):
+    pixels = maze.visual_thoughts[0].pixels
+    blurred = intervene("blurred", maze, None, seed=0).visual_thoughts[0].pixels
+    assert blurred.mean().item() == pytest.approx(pixels.mean().item(), abs=0.01)
+    assert blurred.diff(dim=1).abs().mean() < 0.1 * pixels.diff(dim=1).abs().mean()
+
+
+def test_blurring_a_dot_gives_a_gaussian_of_that_width():
+    dot = torch.full((3, 65, 65), -1.0)
+    dot[:, 32, 32] = 1.0
+    mass = (blur(dot, 4.0)[0] + 1) / 2
+    across = mass.sum(dim=0)
+    offsets = torch.arange(65) - 32
+    assert mass.sum().item() == pytest.approx(1, abs=1e-3)
+    assert (across * offsets**2).sum().sqrt().item() == pytest.approx(4, rel=0.02)
+
+
+def test_a_blur_changes_nothing_in_one_colour():
+    flat = torch.full((3, 20, 30), 0.25)
+    torch.testing.assert_close(blur(flat, 5.0), flat)
+
+
+def test_noise_matches_each_channels_mean_and_deviation(maze):
+    noise = intervene("matched_noise", maze, None, seed=0).visual_thoughts[0].pixels
+    pixels = maze.visual_thoughts[0].pixels
+    assert noise.abs().max() <= 1
+    torch.testing.assert_close(noise.mean((1, 2)), pixels.mean((1, 2)), atol=3e-3, rtol=0)
+    torch.testing.assert_close(noise.std((1, 2)), pixels.std((1, 2)), atol=3e-3, rtol=0)
+
+
+def test_noise_keeps_nothing_of_the_picture(maze):
+    noise = intervene("matched_noise", maze, None, seed=0).visual_thoughts[0].pixels
+    both = torch.stack([noise.flatten(), maze.visual_thoughts[0].pixels.flatten()])
+    assert torch.corrcoef(both)[0, 1].abs() < 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.03, 0.5, 1.0])
+def test_noise_comes_close_to_the_most_deviation_there_is(share):
+    """White with some black: as far apart as a mean allows, which no clamped Gaussian reaches."""
+    pixels = torch.ones(3, 50, 80)
+    pixels.view(3, -1)[:, : int(share * 4000)] = -1
+    noise = noise_like(pixels, torch.Generator().manual_seed(0))
+    assert noise.abs().max() <= 1
+    torch.testing.assert_close(noise.mean((1, 2)), pixels.mean((1, 2)), atol=0.02, rtol=0)
+    torch.testing.assert_close(noise.std((1, 2)), pixels.std((1, 2)), atol=0.07, rtol=0)
+
+
+def test_noise_in_a_large_picture_is_fitted_on_a_part_of_it():
+    pixels = picture(0, (300, 400))
+    noise = noise_like(pixels, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noise.mean((1, 2)), pixels.mean((1, 2)), atol=0.01, rtol=0)
+    torch.testing.assert_close(noise.std((1, 2)), pixels.std((1, 2)), atol=0.01, rtol=0)
+
+
+def test_legacy_noise_leaves_the_pixel_range(maze):
+    noise = intervene("legacy_noise", maze, None, seed=0).visual_thoughts[0].pixels
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+    assert (noise.abs() > 1).float().mean().item() == pytest.approx(0.317, abs=0.03)
+
+
+@pytest.mark.parametrize("name", [*REPAINTED, "problem_copy"])
+def test_a_second_size_for_latents_is_changed_alike(maze, name):
+    """Else the truth would stay visible to whoever reads latents."""
+    second = picture(3, (32, 32))
+    thought = replace(maze.visual_thoughts[0], latent_pixels=second)
+    image = replace(maze.image, latent_pixels=picture(4, (32, 32)))
+    both = replace(maze, image=image, visual_thoughts=(thought,))
+    shown = intervene(name, both, None, seed=0).visual_thoughts[0]
+    assert shown.latent_pixels.shape == second.shape
+    assert not torch.equal(shown.latent_pixels, second)
+
+
+@pytest.mark.parametrize("name", [name for name in INTERVENTIONS if name != "no_vt"])
+def test_a_problem_without_thoughts_is_no_silent_control(maze, donor, name):
+    """A failed picture once left a teacher that was told of images and saw none."""
+    with pytest.raises(ValueError, match=f"{name} needs a visual thought, and problem maze-1"):
+        intervene(name, replace(maze, visual_thoughts=()), donor, seed=0)
+
+
+def test_unknown_names_get_a_hint(maze):
+    with pytest.raises(ValueError, match="did you mean 'matched_noise'"):
+        intervene("matched_noize", maze, None, seed=0)
+    with pytest.raises(ValueError, match="known are true_vt, drawn_vt, other_vt"):
+        intervene("sepia", maze, None, seed=0)
