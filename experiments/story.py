@@ -1,0 +1,413 @@
+"""The whole story from one base: gap, three arms from the same start, gap and accuracy again.
+
+Every stage writes its result into the run folder and is skipped when it is there, so a killed run
+goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at two lengths.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from datamodules.frozen_lake import MazeSettings
+from experiments import build
+from experiments.evaluation import (
+    FAST_DRAWING,
+    GREEDY,
+    Prediction,
+    accuracy,
+    by_category,
+    evaluate,
+    load_predictions,
+    save_predictions,
+)
+from experiments.kl_gap import Trajectories, sample_fixed, sums_and_lengths, token_gaps
+from experiments.schema import ExperimentConfig
+from experiments.train import train
+from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
+from visual_opsd.benchmarks.mazes import best_constant, vertical_then_horizontal
+from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
+from visual_opsd.contexts import Image, Problem
+from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.interface import Drawing, Sampling
+from visual_opsd.rollouts.answering import Way
+from visual_opsd.statistics import (
+    Estimate,
+    bootstrap_closure,
+    bootstrap_statistic,
+    paired_bootstrap_difference,
+)
+
+OFFICIAL_DRAWING = Drawing(branches_in_one_batch=False)
+"""49 evaluations, text and image guidance, three calls a step: what the paper's latency counts."""
+SAMPLED = Sampling(temperature=1.0, max_tokens=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorySettings:
+    """How much is measured."""
+
+    num_problems: int = 2048
+    num_drawn: int = 1024
+    num_trajectories: int = 1024
+    """Fixed completions of the base that the gap is measured on."""
+    num_timed: int = 24
+    """Problems answered one by one for the latency."""
+    seed: int = 0
+
+
+class Story:
+    """One base, arms trained from it, and everything measured about them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        arms: dict[str, ExperimentConfig],
+        settings: StorySettings,
+        console: Console | None = None,
+    ) -> None:
+        """``arms`` by name, in the order of training; all from the same start, data and steps."""
+        self.folder = folder
+        self.arms = arms
+        self.settings = settings
+        self.console = console or Console()
+        self.base_folder = Path(next(iter(arms.values())).model)
+        starts = {arm.model for arm in arms.values()}
+        if len(starts) > 1:
+            raise ValueError(f"arms must share one start, got {sorted(starts)}")
+
+    # Models and problems
+
+    @cached_property
+    def maze_settings(self) -> MazeSettings:
+        """The generator of the arms' data."""
+        return build.maze_settings(next(iter(self.arms.values())))
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """Held-out mazes, paired over everything."""
+        return build.held_out(self.maze_settings, "test", self.settings.num_problems)
+
+    @cached_property
+    def vsp(self) -> list[Problem]:
+        """The real mazes; empty where there are none on this machine."""
+        folder = vsp_folder()
+        return vsp_problems(folder) if folder else []
+
+    def model(self, name: str) -> tuple[Any, Any]:
+        """The base or an arm's student, with its tokenizer; loaded once."""
+        if name not in self._models:
+            folder = self.base_folder if name == "base" else self.arms[name].folder / "model"
+            model, tokenizer = checkpoints.load(folder)
+            self._models[name] = (model.eval(), tokenizer)
+        return self._models[name]
+
+    @cached_property
+    def _models(self) -> dict[str, tuple[Any, Any]]:
+        return {}
+
+    @cached_property
+    def trajectories(self) -> Trajectories:
+        """Fixed completions of the base, sampled at temperature 1 from the student's context."""
+        model, tokenizer = self.model("base")
+        problems = self.problems[: self.settings.num_trajectories]
+        return sample_fixed(model, tokenizer, problems, SAMPLED, self.settings.seed)
+
+    # Stages
+
+    def tell(self) -> dict[str, Any]:
+        """Run every stage that has not been run; returns the summary."""
+        started = time.perf_counter()
+        before = self._seconds_so_far()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for way in ("text_only", "privileged", "drawn"):
+            self.predictions("base", way)  # type: ignore[arg-type]
+        self.latency()
+        self.gap("base")
+        for name, arm in self.arms.items():
+            self.console.print(f"[bold]{name}[/bold]: {arm.trainer.max_steps} steps")
+            train(arm)
+            self._keep_seconds(before + time.perf_counter() - started)
+            self.predictions(name, "text_only")
+            self.gap(name)
+        for name in ("base", *self.arms):
+            self.predictions(name, "text_only", on="vsp")
+            self.predictions(name, "text_only", at="sampled")
+        self.predictions("base", "drawn", on="vsp")
+        summary = self.summary(before + time.perf_counter() - started)
+        path = self.folder / "summary.json"
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+        self._keep_seconds(summary["wall_seconds"])
+        return summary
+
+    def predictions(
+        self, name: str, way: Way, *, on: str = "test", at: str = "greedy"
+    ) -> list[Prediction]:
+        """Answers of one model in one way, from disk or made now."""
+        problems = self.vsp if on == "vsp" else self.problems
+        if way == "drawn" and on != "vsp":
+            problems = problems[: self.settings.num_drawn]
+        path = self.folder / "predictions" / f"{name}-{way}-{on}-{at}.jsonl"
+        if path.is_file():
+            return load_predictions(path)
+        if not problems:
+            return []
+        model, tokenizer = self.model(name)
+        found = evaluate(
+            model,
+            tokenizer,
+            problems,
+            way,
+            sampling=GREEDY if at == "greedy" else SAMPLED,
+            drawing=FAST_DRAWING,
+            seed=self.settings.seed,
+            description=f"{name}: {way} on {len(problems)} mazes ({on}, {at})",
+        )
+        save_predictions(path, found)
+        return found
+
+    def gap(self, name: str) -> dict[str, Any]:
+        """K(T0 || S), K(T1 || S1) on the fixed completions, and K(T0 || S1) on the student's own.
+
+        T0 is the frozen start with the true visual thoughts; sums and lengths a completion.
+        """
+
+        def measure() -> dict[str, Any]:
+            base, tokenizer = self.model("base")
+            student, _ = self.model(name)
+            fixed = self.trajectories
+            words = f"{name}: KL gap"
+            result = _gap("fixed", token_gaps(base, student, tokenizer, fixed, None, words))
+            result["max_rescore_error"] = fixed.max_rescore_error
+            if name != "base":
+                result |= _gap("both_moved", token_gaps(student, student, tokenizer, fixed))
+                own = sample_fixed(
+                    student, tokenizer, fixed.problems, SAMPLED, self.settings.seed + 1
+                )
+                result |= _gap("own", token_gaps(base, student, tokenizer, own))
+                result["max_rescore_error"] = own.max_rescore_error
+            return result
+
+        return self._kept(f"gap/{name}.json", measure)
+
+    def latency(self) -> dict[str, Any]:
+        """Seconds a sample at batch 1: drawn as the official code does, drawn fast, text-only."""
+
+        def measure() -> dict[str, Any]:
+            model, tokenizer = self.model("base")
+            problems = self.problems[: self.settings.num_timed]
+            ways: dict[str, tuple[Way, Drawing]] = {
+                "drawn_official": ("drawn", OFFICIAL_DRAWING),
+                "drawn_fast": ("drawn", FAST_DRAWING),
+                "text_only": ("text_only", FAST_DRAWING),
+            }
+            seconds: dict[str, list[float]] = {}
+            for name, (way, drawing) in ways.items():
+                settings = {"drawing": drawing, "batch_size": 1}
+                evaluate(model, tokenizer, problems[:2], way, **settings)  # warm-up
+                found = evaluate(model, tokenizer, problems, way, **settings)
+                seconds[name] = [prediction.seconds for prediction in found]
+            return seconds
+
+        return self._kept("latency.json", measure)
+
+    # Results
+
+    def summary(self, wall_seconds: float) -> dict[str, Any]:
+        """The numbers of the report: fractions in 0..1, intervals at 95 %."""
+        text = {name: self._solved(name, "text_only") for name in ("base", *self.arms)}
+        drawn, privileged = self._solved("base", "drawn"), self._solved("base", "privileged")
+        student = text["true_vt"]
+        few = slice(len(drawn))
+        gaps = {name: self.gap(name) for name in ("base", *self.arms)}
+        seconds = {key: np.array(values) for key, values in self.latency().items()}
+        seed = self.settings.seed
+
+        def difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+            return paired_bootstrap_difference(a, b, seed).as_dict()
+
+        def closure(name: str, of: str = "fixed") -> dict[str, float]:
+            return bootstrap_closure(
+                gaps["base"]["fixed_sums"], gaps[name][f"{of}_sums"], seed
+            ).as_dict()
+
+        def ratio(key: str) -> dict[str, float]:
+            return bootstrap_statistic(
+                lambda a, b: float(a.mean() / b.mean()),
+                seconds[key],
+                seconds["text_only"],
+                seed=seed,
+                resamples=2000,
+            ).as_dict()
+
+        recovered = bootstrap_statistic(
+            lambda s, t, p: float((s.mean() - t.mean()) / (p.mean() - t.mean())),
+            student,
+            text["base"],
+            privileged,
+            seed=seed,
+            resamples=2000,
+        )
+        return {
+            "base_drawn": self._accuracy("base", "drawn"),
+            "base_text": self._accuracy("base", "text_only"),
+            "base_privileged": self._accuracy("base", "privileged"),
+            "base_exact_drawings": float(
+                np.mean([bool(p.has_exact_drawing) for p in self.predictions("base", "drawn")])
+            ),
+            "student_text": self._accuracy("true_vt", "text_only"),
+            "noise_text": self._accuracy("matched_noise", "text_only"),
+            "sft_text": self._accuracy("sft", "text_only"),
+            "gain_over_drawn": difference(student[few], drawn),
+            "gain_over_own_text": difference(student, text["base"]),
+            "noise_gain_over_own_text": difference(text["matched_noise"], text["base"]),
+            "gain_over_sft": difference(student, text["sft"]),
+            "gap_recovered": recovered.as_dict(),
+            "kl_gap": gaps["base"]["fixed_mean"],
+            "closure": closure("true_vt"),
+            "noise_closure": closure("matched_noise"),
+            "closure_own_trajectories": self._own_closure("true_vt").as_dict(),
+            "noise_closure_own_trajectories": self._own_closure("matched_noise").as_dict(),
+            "closure_with_moved_teacher": closure("true_vt", "both_moved"),
+            "latency_ratio": ratio("drawn_official"),
+            "latency_ratio_fast_teacher": ratio("drawn_fast"),
+            "seconds_a_sample": {key: float(value.mean()) for key, value in seconds.items()},
+            "vsp_student_text": self._vsp("true_vt", "text_only"),
+            "vsp_base_drawn": self._vsp("base", "drawn"),
+            "vsp_base_text": self._vsp("base", "text_only"),
+            "vsp_sft_text": self._vsp("sft", "text_only"),
+            "vsp_levels": self._vsp_levels(),
+            "sampled_text": {
+                name: accuracy(self.predictions(name, "text_only", at="sampled")).as_dict()
+                for name in ("base", *self.arms)
+            },
+            "sizes": {
+                name: {
+                    key: value.as_dict()
+                    for key, value in by_category(self.predictions(name, "text_only")).items()
+                }
+                for name in ("base", *self.arms)
+            },
+            "trivial": self._trivial(),
+            "max_rescore_error": max(gap["max_rescore_error"] for gap in gaps.values()),
+            "wall_seconds": round(wall_seconds, 1),
+            "settings": asdict(self.settings),
+            "seed": next(iter(self.arms.values())).seed,
+            "commit": build.commit(),
+        }
+
+    def _solved(self, name: str, way: Way) -> np.ndarray:
+        return np.array([p.is_solved for p in self.predictions(name, way)], dtype=float)
+
+    def _accuracy(self, name: str, way: Way) -> dict[str, float]:
+        return accuracy(self.predictions(name, way)).as_dict()
+
+    def _vsp(self, name: str, way: Way) -> dict[str, float] | None:
+        found = self.predictions(name, way, on="vsp")
+        return accuracy(found).as_dict() if found else None
+
+    def _vsp_levels(self) -> dict[str, dict[str, Any]] | None:
+        if not self.vsp:
+            return None
+        return {
+            name: {
+                level: estimate.as_dict()
+                for level, estimate in by_category(
+                    self.predictions(name, "text_only", on="vsp")
+                ).items()
+            }
+            for name in ("base", *self.arms)
+        }
+
+    def _own_closure(self, name: str) -> Estimate:
+        """Closure on the student's own trajectories: means a token, since tokens differ."""
+        before, after = self.gap("base"), self.gap(name)
+        return bootstrap_statistic(
+            lambda b, m, a, n: float(1 - (a.sum() / n.sum()) / (b.sum() / m.sum())),
+            np.array(before["fixed_sums"]),
+            np.array(before["fixed_lengths"]),
+            np.array(after["own_sums"]),
+            np.array(after["own_lengths"]),
+            seed=self.settings.seed,
+            resamples=2000,
+        )
+
+    def _trivial(self) -> dict[str, dict[str, float]]:
+        """What answers without looking for a path reach, by the strict rule."""
+        found = {}
+        for name, problems in {"test": self.problems, "vsp": self.vsp}.items():
+            mazes = [read_maze_pixels(problem.image.pixels) for problem in problems]
+            if mazes:
+                blind = [maze.walk(vertical_then_horizontal(maze)) for maze in mazes]
+                found[name] = {
+                    "vertical_then_horizontal": statistics.fmean(blind),
+                    "best_constant": best_constant(mazes)[1],
+                }
+        return found
+
+    # Files
+
+    def _kept(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(measure()))
+            temporary.replace(path)
+        return dict(json.loads(path.read_text()))
+
+    def _seconds_so_far(self) -> float:
+        path = self.folder / "seconds.json"
+        return float(json.loads(path.read_text())) if path.is_file() else 0.0
+
+    def _keep_seconds(self, seconds: float) -> None:
+        (self.folder / "seconds.json").write_text(json.dumps(seconds))
+
+
+def _gap(prefix: str, gaps: Sequence[torch.Tensor]) -> dict[str, Any]:
+    sums, lengths = sums_and_lengths(gaps)
+    return {
+        f"{prefix}_sums": sums,
+        f"{prefix}_lengths": lengths,
+        f"{prefix}_mean": sum(sums) / sum(lengths),
+    }
+
+
+def drawn_examples(
+    story: Story, num_examples: int = 8
+) -> list[tuple[Problem, Image | None, dict[str, str]]]:
+    """Problems with the base's drawing and the answers of base and students, for the report."""
+    model, tokenizer = story.model("base")
+    problems = story.problems[:num_examples]
+    drawn: dict[str, Image | None] = {}
+    evaluate(
+        model,
+        tokenizer,
+        problems,
+        "drawn",
+        seed=story.settings.seed,
+        on_answers=lambda chosen, answers: drawn.update(
+            {p.problem_id: a.drawn for p, a in zip(chosen, answers, strict=True)}
+        ),
+    )
+    answers = {
+        name: {p.problem_id: p.text for p in story.predictions(name, "text_only")}
+        for name in ("base", *story.arms)
+    }
+    answers["base, drawn"] = {p.problem_id: p.text for p in story.predictions("base", "drawn")}
+    return [
+        (
+            replace(problem),
+            drawn[problem.problem_id],
+            {name: rows[problem.problem_id] for name, rows in answers.items()},
+        )
+        for problem in problems
+    ]
