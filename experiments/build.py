@@ -202,4 +202,4 @@ def digest(folder: Path) -> str:
 def cache_folder(config: ExperimentConfig) -> Path:
     """Where drawings are kept."""
     default = os.environ.get("VISUAL_OPSD_CACHE", str(Path.home() / ".cache" / "visual_opsd"))
-    return config.cache_dir or Path(default)
+    return Path(config.cache_dir or default)

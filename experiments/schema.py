@@ -62,8 +62,8 @@ class ExperimentConfig:
     seed: int = 42
     model: str = str(TINY_BASE)
     """Folder of the start weights."""
-    output_dir: Path = Path("runs")
-    cache_dir: Path | None = None
+    output_dir: str = "runs"
+    cache_dir: str | None = None
     """Drawn visual thoughts; None: VISUAL_OPSD_CACHE, else ~/.cache/visual_opsd."""
     data: DataConfig = DataConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -76,7 +76,7 @@ class ExperimentConfig:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.output_dir / self.name
+        return Path(self.output_dir) / self.name
 
 
 def load_experiment(path: Path, overrides: list[str] | None = None) -> ExperimentConfig:

@@ -16,7 +16,7 @@ from visual_opsd.contexts import (
     student_context,
     teacher_context,
 )
-from visual_opsd.models.interface import Completions, Drawer, Drawing, Reader, Sampling
+from visual_opsd.models.interface import Drawer, Drawing, Reader, Sampling
 
 Way = Literal["drawn", "text_only", "privileged"]
 
@@ -62,18 +62,16 @@ def answer(
 ) -> list[Answer]:
     """Answer one batch of problems in one of the three ways."""
     start = time.perf_counter()
-    drawn: list[Image | None] = [None] * len(problems)
-    skipped = [False] * len(problems)
     if way == "drawn":
-        written, drawn, last = _draw_and_answer(
+        written, drawn, cut = _draw_and_answer(
             model, tokenizer, problems, sampling, drawing, seeds
         )
-        skipped = [image is None for image in drawn]
     else:
         see = student_context if way == "text_only" else teacher_context
         contexts = [see(problem, tokenizer.encode) for problem in problems]
-        last = model.sample(contexts, sampling, seeds)
-        written = [ids.tolist() for ids in last.ids]
+        completions = model.sample(contexts, sampling, seeds)
+        written, cut = [ids.tolist() for ids in completions.ids], completions.is_cut
+        drawn = [None] * len(problems)
     seconds = (time.perf_counter() - start) / len(problems)
     return [
         Answer(
@@ -83,11 +81,9 @@ def answer(
             seconds=seconds,
             is_cut=is_cut,
             drawn=image,
-            has_skipped_drawing=has_skipped,
+            has_skipped_drawing=way == "drawn" and image is None,
         )
-        for problem, ids, is_cut, image, has_skipped in zip(
-            problems, written, last.is_cut, drawn, skipped, strict=True
-        )
+        for problem, ids, is_cut, image in zip(problems, written, cut, drawn, strict=True)
     ]
 
 
@@ -98,8 +94,12 @@ def _draw_and_answer(
     sampling: Sampling,
     drawing: Drawing,
     seeds: Sequence[int],
-) -> tuple[list[list[int]], list[Image | None], Completions]:
-    """ThinkMorph's protocol with one drawing: the thought, the image, the rest."""
+) -> tuple[list[list[int]], list[Image | None], Sequence[bool]]:
+    """ThinkMorph's protocol with one drawing: the thought, the image, the rest.
+
+    Returns all ids written, the image (None where none was asked for), and whether the budget
+    ended the last round.
+    """
     encode = tokenizer.encode
     once = replace(sampling, max_drawings_skipped=0)
     starts: list[Context] = [drawing_context(problem, encode).main for problem in problems]
@@ -113,7 +113,7 @@ def _draw_and_answer(
     asking = [row for row, text in enumerate(texts) if IMAGE_START in tokenizer.decode(text.ids)]
     drawn: list[Image | None] = [None] * len(problems)
     if not asking:
-        return written, drawn, thoughts
+        return written, drawn, thoughts.is_cut
 
     contexts = [drawing_context(problems[row], encode, texts[row]) for row in asking]
     images = model.draw(contexts, drawing, [seeds[row] for row in asking])
@@ -127,7 +127,7 @@ def _draw_and_answer(
         drawn[row] = images[index]
         written[row] = written[row] + rest.ids[index].tolist()
         is_cut[row] = rest.is_cut[index]
-    return written, drawn, replace(thoughts, is_cut=tuple(is_cut))
+    return written, drawn, is_cut
 
 
 def in_batches(problems: Sequence[Problem], batch_size: int) -> Iterator[list[int]]:
