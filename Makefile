@@ -17,7 +17,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate kl-gap draw-thoughts test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -54,6 +54,12 @@ train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 
 evaluate: $(STAMP)  ## Score a checkpoint drawn, text-only and privileged: MODEL=folder DATA=folder
 	$(PY) -m experiments.evaluate $(if $(MODEL),"MODEL=$(MODEL)") $(if $(DATA),"DATA=$(DATA)") $(SET)
+
+kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder
+	$(PY) -m experiments.kl_gap $(if $(MODEL),"MODEL=$(MODEL)") $(SET)
+
+draw-thoughts: $(STAMP)  ## Fill the cache of drawn visual thoughts for RUN=
+	$(PY) -m experiments.draw_thoughts "experiments/$(RUN).yaml" $(SET)
 
 test: $(STAMP)  ## Laptop tests, shapes checked
 	$(PY) -m pytest -m "not slow and not gpu and not checkpoint"

@@ -74,18 +74,22 @@ def held_out(settings: MazeSettings, split: Any, num_problems: int) -> list[Prob
 
 def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
     """Trajectories and visual thoughts."""
-    illustrator = None
-    if config.rollout.intervention == "drawn_vt":
-        illustrator = Illustrator(
-            lambda: checkpoints.load(config.model)[0].eval(),
-            tokenizer,
-            checkpoint=digest(Path(config.model)),
-            cache=DrawingCache(cache_folder(config) / "drawings"),
-            drawing=config.drawing,
-            sampling=config.rollout.sampling,
-            seed=config.seed,
-        )
-    return RolloutCallback(config.rollout, tokenizer.encode, illustrator)
+    is_drawn = config.rollout.intervention == "drawn_vt"
+    artist = illustrator(config, tokenizer) if is_drawn else None
+    return RolloutCallback(config.rollout, tokenizer.encode, artist)
+
+
+def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
+    """Draws with the start weights, through the cache."""
+    return Illustrator(
+        lambda: checkpoints.load(config.model)[0].eval(),
+        tokenizer,
+        checkpoint=digest(Path(config.model)),
+        cache=DrawingCache(cache_folder(config) / "drawings"),
+        drawing=config.drawing,
+        sampling=config.rollout.sampling,
+        seed=config.seed,
+    )
 
 
 def callbacks(

@@ -1,15 +1,23 @@
 """K_gen (Eq. 4) on one fixed set of completions, with the cross terms of start and student."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from torch import Tensor
 
+from datamodules.frozen_lake import MazeSettings
+from experiments import build
+from experiments.schema import TINY_BASE
 from visual_opsd.contexts import Problem, student_context, teacher_context
 from visual_opsd.losses.divergence import kl_divergence_per_token
+from visual_opsd.metrics.kl_gap import KLGap
+from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.rollouts.answering import in_batches
 from visual_opsd.rollouts.trajectories import log_probs, rescoring_error, sample_trajectories
@@ -80,3 +88,31 @@ def token_gaps(
 def sums_and_lengths(gaps: Sequence[Tensor]) -> tuple[list[float], list[int]]:
     """What intervals are made from: nats and tokens a completion."""
     return [float(gap.double().sum()) for gap in gaps], [len(gap) for gap in gaps]
+
+
+def main() -> None:
+    """``python -m experiments.kl_gap [MODEL=folder] [num_problems=n]``: K_gen by category."""
+    options = {"MODEL": str(TINY_BASE), "num_problems": "512", "seed": "0"}
+    for argument in sys.argv[1:]:
+        key, found, value = argument.partition("=")
+        if not found or key not in options:
+            raise SystemExit(f"unknown option {argument!r}; there are {sorted(options)}, key=value")
+        options[key] = value
+    model, tokenizer = checkpoints.load(options["MODEL"])
+    problems = build.held_out(MazeSettings(), "test", int(options["num_problems"]))
+    sampling = Sampling(temperature=1.0, max_tokens=64)
+    fixed = sample_fixed(model, tokenizer, problems, sampling, int(options["seed"]))
+    gaps = token_gaps(model, model, tokenizer, fixed, description="KL gap")
+
+    metric = KLGap(sorted({problem.category for problem in problems}))
+    lengths = torch.tensor([len(gap) for gap in gaps])
+    metric.update(torch.cat(gaps), lengths, [problem.category for problem in problems])
+    table = Table("", "nats/token", title=f"K_gen (Eq. 4) of {options['MODEL']}")
+    for name, value in metric.compute().items():
+        table.add_row(name, f"{float(value):.4f}")
+    table.add_row("largest re-scoring error", f"{fixed.max_rescore_error:.1e}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
