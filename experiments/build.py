@@ -142,7 +142,12 @@ def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
         gradient_clip_val=config.trainer.clip_norm or None,
         callbacks=found,
         logger=[
-            CSVLogger(config.folder, name="metrics", version=f"session_{session}"),
+            CSVLogger(
+                config.folder,
+                name="metrics",
+                version=f"session_{session}",
+                flush_logs_every_n_steps=20,
+            ),
             TensorBoardLogger(config.folder, name="tensorboard", version=f"session_{session}"),
         ],
         log_every_n_steps=10,

@@ -31,7 +31,7 @@ from experiments.evaluation import (
 )
 from experiments.kl_gap import Trajectories, sample_fixed, sums_and_lengths, token_gaps
 from experiments.schema import ExperimentConfig
-from experiments.train import train
+from experiments.side_by_side import train_all
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
 from visual_opsd.benchmarks.mazes import best_constant, vertical_then_horizontal
 from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
@@ -132,10 +132,9 @@ class Story:
             self.predictions("base", way)  # type: ignore[arg-type]
         self.latency()
         self.gap("base")
-        for name, arm in self.arms.items():
-            self.console.print(f"[bold]{name}[/bold]: {arm.trainer.max_steps} steps")
-            train(arm)
-            self._keep_seconds(before + time.perf_counter() - started)
+        train_all(self.arms)
+        self._keep_seconds(before + time.perf_counter() - started)
+        for name in self.arms:
             self.predictions(name, "text_only")
             self.gap(name)
         for name in ("base", *self.arms):

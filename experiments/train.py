@@ -1,9 +1,12 @@
 """Train one experiment: ``python -m experiments.train experiments/visual_opsd.yaml seed=7``."""
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import lightning as L
+from filelock import FileLock
 
 from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
@@ -14,16 +17,24 @@ from visual_opsd.models.bagel.tokenizer import Tokenizer
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
     """Train to the end, from the last checkpoint if there is one; returns the model folder."""
     build.prepare_folder(config)
+    # A second process on the same run waits for the first, and then finds it finished.
+    with FileLock(config.folder / ".lock"):
+        return _train(config, extra or [])
+
+
+def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     model_folder = config.folder / "model"
     if (model_folder / checkpoints.WEIGHTS).is_file():
         return model_folder
+    started = time.process_time()
     tokenizer = Tokenizer.load(Path(config.model))
     data = build.data(config)
     module = build.module(config, tokenizer)
-    trainer = build.trainer(config, build.callbacks(config, tokenizer, extra or []))
+    trainer = build.trainer(config, build.callbacks(config, tokenizer, extra))
     trainer.fit(module, data, ckpt_path=build.last_checkpoint(config.folder), weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     checkpoints.save(module.model, tokenizer, model_folder)
     return model_folder
 
