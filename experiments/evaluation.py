@@ -11,6 +11,7 @@ from rich.progress import track
 
 from visual_opsd.benchmarks.answers import score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
+from visual_opsd.benchmarks.mazes import Maze
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.answering import Answer, Way, answer, in_batches
@@ -86,13 +87,14 @@ def _score(problem: Problem, given: Answer, way: Way) -> Prediction:
         **{key: getattr(score, key) for key in score.__dataclass_fields__},
         is_cut=given.is_cut,
         has_skipped_drawing=given.has_skipped_drawing,
-        has_exact_drawing=_is_exact(given.drawn, maze) if way == "drawn" else None,
+        has_exact_drawing=is_exact(given.drawn, maze) if way == "drawn" else None,
         num_tokens=given.num_tokens,
         seconds=given.seconds,
     )
 
 
-def _is_exact(drawn: Image | None, maze: Any) -> bool:
+def is_exact(drawn: Image | None, maze: Maze) -> bool:
+    """Whether a drawing, decoded back to a path, is a shortest one for the maze."""
     if drawn is None:
         return False
     moves = read_path(drawn.pixels, maze)

@@ -21,11 +21,18 @@ from callbacks.averaging import AveragedWeights
 from datamodules.frozen_lake import generate
 from datamodules.thoughts import template_corpus
 from experiments import build
-from experiments.evaluation import accuracy, three_ways
+from experiments.evaluation import accuracy, evaluate, is_exact, three_ways
 from experiments.schema import TINY_BASE, ExperimentConfig, load_experiment, to_yaml
 from experiments.train import train
+from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
 from visual_opsd.benchmarks.mazes import NAVIGATION_QUESTION
-from visual_opsd.contexts import REFERENCE_INTRO, SYSTEM_PROMPT_TRAIN, TRANSITION
+from visual_opsd.contexts import (
+    REFERENCE_INTRO,
+    SYSTEM_PROMPT_TRAIN,
+    TRANSITION,
+    Image,
+    Problem,
+)
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.fresh import fresh_tiny
 from visual_opsd.models.bagel.tokenizer import Tokenizer
@@ -149,6 +156,7 @@ def pretrain(config: ExperimentConfig) -> dict[str, Any]:
         "rule": asdict(gate.rule),
         "weights_averaged_with_decay": AVERAGE_DECAY,
         "shipped": curve[-1],
+        "swapped": swapped(base, gate.problems[: gate.rule.num_drawn]),
         "data_digest": data_digest(config),
         "num_parameters": count_parameters(base),
     }
@@ -157,6 +165,34 @@ def pretrain(config: ExperimentConfig) -> dict[str, Any]:
     shutil.copy(gate.curve, base / "curve.jsonl")
     plot_curve(curve, base / "curve.png")
     return facts
+
+
+def swapped(folder: Path, problems: list[Problem]) -> dict[str, float]:
+    """Does a drawing depend on its maze? Its share that is exact for its own maze and for another.
+
+    The other is the next problem of the same size; chance agreement is what short paths share.
+    """
+    model, tokenizer = checkpoints.load(folder)
+    drawn: dict[str, Image | None] = {}
+    evaluate(
+        model.eval(),
+        tokenizer,
+        problems,
+        "drawn",
+        on_answers=lambda chosen, answers: drawn.update(
+            {p.problem_id: a.drawn for p, a in zip(chosen, answers, strict=True)}
+        ),
+    )
+    by_size: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_size.setdefault(problem.category, []).append(problem)
+    own, other = [], []
+    for members in by_size.values():
+        for problem, neighbour in zip(members, members[1:] + members[:1], strict=True):
+            image = drawn[problem.problem_id]
+            own.append(is_exact(image, read_maze_pixels(problem.image.pixels)))
+            other.append(is_exact(image, read_maze_pixels(neighbour.image.pixels)))
+    return {"own_maze": sum(own) / len(own), "another_maze": sum(other) / len(other)}
 
 
 def data_digest(config: ExperimentConfig) -> str:
