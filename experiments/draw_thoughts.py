@@ -26,9 +26,7 @@ def main() -> None:
     batches = FixedBatches(build.data(config).train, plan, with_donors=False)
     for batch in track(batches, description="drawing", total=len(batches)):
         artist.illustrate(batch.problems)
-    print(  # noqa: T201 - the command's result
-        f"{artist.num_drawn} drawn, the rest was there, in {artist.cache.folder}"
-    )
+    print(f"{artist.num_drawn} drawn, the rest was there, in {artist.cache.folder}")
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ def main() -> None:
     lengths = torch.tensor([len(gap) for gap in gaps])
     metric.update(torch.cat(gaps), lengths, [problem.category for problem in problems])
     table = Table("", "nats/token", title=f"K_gen (Eq. 4) of {options['MODEL']}")
-    for name, value in metric.compute().items():
-        table.add_row(name, f"{float(value):.4f}")
+    for category, nats in metric.compute().items():
+        table.add_row(category, f"{float(nats):.4f}")
     table.add_row("largest re-scoring error", f"{fixed.max_rescore_error:.1e}")
     Console().print(table)
 

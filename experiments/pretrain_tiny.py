@@ -78,9 +78,7 @@ class ShippingRule:
 class Gate(L.Callback):
     """Scores the averaged weights every so often, keeps the curve, stops at the first pass."""
 
-    def __init__(
-        self, config: ExperimentConfig, averaged: AveragedWeights, tokenizer: Any
-    ) -> None:
+    def __init__(self, config: ExperimentConfig, averaged: AveragedWeights, tokenizer: Any) -> None:
         """Write ``curve.jsonl`` and, at the end, ``base/`` into the run folder."""
         self.rule = ShippingRule()
         self.config = config
@@ -109,7 +107,7 @@ class Gate(L.Callback):
             row[key] = round(float(trainer.callback_metrics[key]), 4)
         row["seconds"] = round(time.perf_counter() - self.started, 1)
         self.curve.write_text("".join(json.dumps(r) + "\n" for r in [*known, row]))
-        print(json.dumps(row), flush=True)  # noqa: T201 - the run's log
+        print(json.dumps(row), flush=True)
         trainer.should_stop = has_passed
 
     def _scores(self, model: Any) -> dict[str, float]:
@@ -229,7 +227,7 @@ def verify(facts: dict[str, Any]) -> None:
         raise SystemExit("the data differ from what the shipped base was trained on")
     for key in ("privileged", "text_only", "drawn", "exact_drawings"):
         new, old = facts["shipped"][key], shipped["shipped"][key]
-        print(f"{key}: {new:.3f}, shipped {old:.3f}")  # noqa: T201 - the command's result
+        print(f"{key}: {new:.3f}, shipped {old:.3f}")
         if abs(new - old) > VERIFY_TOLERANCE:
             raise SystemExit(f"{key} differs by more than {VERIFY_TOLERANCE}")
 
@@ -242,7 +240,7 @@ def main() -> None:
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     config = load_experiment(EXPERIMENT, overrides)
     facts = pretrain(config)
-    print(json.dumps(facts["shipped"], indent=2))  # noqa: T201 - the command's result
+    print(json.dumps(facts["shipped"], indent=2))
     if "--ship" in flags:
         shutil.copytree(config.folder / "base", TINY_BASE, dirs_exist_ok=True)
     if "--verify" in flags:

@@ -55,7 +55,7 @@ class HeldOutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """A whole run; the defaults are the paper's, the shipped YAMLs say what the tiny one changes."""
+    """A whole run; the defaults are the paper's, a YAML says what the tiny one changes."""
 
     name: str = MISSING
     method: Literal["visual_opsd", "sft"] = "visual_opsd"

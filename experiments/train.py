@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from filelock import FileLock
@@ -35,7 +36,8 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     if trainer.interrupted:
         raise KeyboardInterrupt
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
-    checkpoints.save(module.model, tokenizer, model_folder)
+    model: Any = module.model
+    checkpoints.save(model, tokenizer, model_folder)
     return model_folder
 
 
@@ -48,7 +50,7 @@ def main() -> None:
         build.prepare_folder(config)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(train(config))  # noqa: T201 - the command's result
+    print(train(config))
 
 
 if __name__ == "__main__":
