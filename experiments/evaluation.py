@@ -11,7 +11,7 @@ from rich.progress import track
 
 from visual_opsd.benchmarks.answers import score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
-from visual_opsd.benchmarks.mazes import Maze
+from visual_opsd.benchmarks.mazes import Maze, best_constant, vertical_then_horizontal
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.answering import Answer, Way, answer, in_batches
@@ -19,9 +19,7 @@ from visual_opsd.seeds import row_seed
 from visual_opsd.statistics import Estimate, wilson
 
 GREEDY = Sampling(temperature=0, max_tokens=64)
-FAST_DRAWING = Drawing(
-    num_timesteps=9, timestep_shift=4.0, text_guidance=1.0, image_guidance=1.0
-)
+FAST_DRAWING = Drawing(num_timesteps=9, timestep_shift=4.0, text_guidance=1.0, image_guidance=1.0)
 """Eight evaluations of the tiny model without guidance; more draw no better (README, Measured)."""
 
 
@@ -103,14 +101,31 @@ def is_exact(drawn: Image | None, maze: Maze) -> bool:
 
 def accuracy(predictions: Iterable[Prediction]) -> Estimate:
     """Share solved by the strict rule, with Wilson's interval."""
-    solved = [prediction.is_solved for prediction in predictions]
-    return wilson(sum(solved), len(solved))
+    return share(prediction.is_solved for prediction in predictions)
+
+
+def share(are_true: Iterable[bool]) -> Estimate:
+    """How many of them are true, with Wilson's interval."""
+    found = list(are_true)
+    return wilson(sum(found), len(found))
 
 
 def by_category(predictions: Sequence[Prediction]) -> dict[str, Estimate]:
     """Accuracy a size or level."""
     categories = sorted({prediction.category for prediction in predictions})
     return {c: accuracy(p for p in predictions if p.category == c) for c in categories}
+
+
+def trivial(problems: Sequence[Problem]) -> dict[str, Estimate]:
+    """What answers that look for no path reach, by the strict rule."""
+    mazes = [read_maze_pixels(problem.image.pixels) for problem in problems]
+    constant, _ = best_constant(mazes)
+    return {
+        "vertical_then_horizontal": share(
+            maze.walk(vertical_then_horizontal(maze)) for maze in mazes
+        ),
+        "best_constant": share(maze.walk(constant) for maze in mazes),
+    }
 
 
 def save_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

@@ -5,13 +5,12 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 """
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,12 +27,12 @@ from experiments.evaluation import (
     evaluate,
     load_predictions,
     save_predictions,
+    share,
+    trivial,
 )
 from experiments.kl_gap import Trajectories, sample_fixed, sums_and_lengths, token_gaps
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all
-from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
-from visual_opsd.benchmarks.mazes import best_constant, vertical_then_horizontal
 from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
@@ -127,12 +126,13 @@ class Story:
         """Run every stage that has not been run; returns the summary."""
         started = time.perf_counter()
         before = self._seconds_so_far()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for way in ("text_only", "privileged", "drawn"):
-            self.predictions("base", way)  # type: ignore[arg-type]
-        self.latency()
+        self.claim()
+        ways: tuple[Way, ...] = ("text_only", "privileged", "drawn")
+        for way in ways:
+            self.predictions("base", way)
         self.gap("base")
         train_all(self.arms)
+        self.latency()
         self._keep_seconds(before + time.perf_counter() - started)
         for name in self.arms:
             self.predictions(name, "text_only")
@@ -146,6 +146,26 @@ class Story:
         path.write_text(json.dumps(summary, indent=2) + "\n")
         self._keep_seconds(summary["wall_seconds"])
         return summary
+
+    def claim(self) -> None:
+        """Make the folders this story's, before anything is measured or trained.
+
+        Raises:
+            ValueError: A folder holds another story or another arm; lists what differs.
+        """
+        mine = {**asdict(self.settings), "base": build.digest(self.base_folder)}
+        path = self.folder / "story.json"
+        saved = json.loads(path.read_text()) if path.is_file() else mine
+        changed = [f"{k}: {saved.get(k)} -> {v}" for k, v in mine.items() if saved.get(k) != v]
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a story with other settings: {'; '.join(changed)}. "
+                "Take another output_dir, or remove the folder"
+            )
+        for arm in self.arms.values():
+            build.prepare_folder(arm)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(mine, indent=2) + "\n")
 
     def predictions(
         self, name: str, way: Way, *, on: str = "test", at: str = "greedy"
@@ -197,23 +217,54 @@ class Story:
 
         return self._kept(f"gap/{name}.json", measure)
 
-    def latency(self) -> dict[str, Any]:
-        """Seconds a sample at batch 1: drawn as the official code does, drawn fast, text-only."""
+    def token_strip(self, num_shown: int = 6, among: int = 64) -> dict[str, Any]:
+        """KL(T0 || S) of every token of a few of the fixed completions, for base and students.
+
+        Shown are those of the first ``among`` problems on which the base's mean KL is largest.
+        """
 
         def measure() -> dict[str, Any]:
-            model, tokenizer = self.model("base")
+            base, tokenizer = self.model("base")
+            gap = self.gap("base")
+            means = np.array(gap["fixed_sums"][:among]) / np.array(gap["fixed_lengths"][:among])
+            chosen = [self.problems[index] for index in np.argsort(-means)[:num_shown]]
+            fixed = sample_fixed(base, tokenizer, chosen, SAMPLED, self.settings.seed)
+            ids = {
+                index: row.tolist()
+                for indices, completions in zip(fixed.batches, fixed.completions, strict=True)
+                for index, row in zip(indices, completions.ids, strict=True)
+            }
+            gaps = {
+                name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
+                for name in ("base", *self.arms)
+            }
+            return {
+                problem.problem_id: {
+                    "category": problem.category,
+                    "tokens": [tokenizer.decode([i]) or "[end]" for i in ids[index]],
+                    "gaps": {name: rows[index].tolist() for name, rows in gaps.items()},
+                }
+                for index, problem in enumerate(chosen)
+            }
+
+        return self._kept("strip.json", measure)
+
+    def latency(self) -> dict[str, Any]:
+        """Seconds a sample at batch 1: drawn as the official code does, drawn fast, in text."""
+
+        def measure() -> dict[str, Any]:
             problems = self.problems[: self.settings.num_timed]
-            ways: dict[str, tuple[Way, Drawing]] = {
-                "drawn_official": ("drawn", OFFICIAL_DRAWING),
-                "drawn_fast": ("drawn", FAST_DRAWING),
-                "text_only": ("text_only", FAST_DRAWING),
+            ways: dict[str, tuple[str, Way, Drawing]] = {
+                "drawn_official": ("base", "drawn", OFFICIAL_DRAWING),
+                "drawn_fast": ("base", "drawn", FAST_DRAWING),
+                "base_text_only": ("base", "text_only", FAST_DRAWING),
+                "student_text_only": ("true_vt", "text_only", FAST_DRAWING),
             }
             seconds: dict[str, list[float]] = {}
-            for name, (way, drawing) in ways.items():
-                settings = {"drawing": drawing, "batch_size": 1}
-                evaluate(model, tokenizer, problems[:2], way, **settings)  # warm-up
-                found = evaluate(model, tokenizer, problems, way, **settings)
-                seconds[name] = [prediction.seconds for prediction in found]
+            for key, (name, way, drawing) in ways.items():
+                timed = partial(evaluate, *self.model(name), way=way, drawing=drawing, batch_size=1)
+                timed(problems[:2])  # warm-up
+                seconds[key] = [prediction.seconds for prediction in timed(problems)]
             return seconds
 
         return self._kept("latency.json", measure)
@@ -233,16 +284,11 @@ class Story:
         def difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
             return paired_bootstrap_difference(a, b, seed).as_dict()
 
-        def closure(name: str, of: str = "fixed") -> dict[str, float]:
-            return bootstrap_closure(
-                gaps["base"]["fixed_sums"], gaps[name][f"{of}_sums"], seed
-            ).as_dict()
-
         def ratio(key: str) -> dict[str, float]:
             return bootstrap_statistic(
                 lambda a, b: float(a.mean() / b.mean()),
                 seconds[key],
-                seconds["text_only"],
+                seconds["student_text_only"],
                 seed=seed,
                 resamples=2000,
             ).as_dict()
@@ -259,9 +305,9 @@ class Story:
             "base_drawn": self._accuracy("base", "drawn"),
             "base_text": self._accuracy("base", "text_only"),
             "base_privileged": self._accuracy("base", "privileged"),
-            "base_exact_drawings": float(
-                np.mean([bool(p.has_exact_drawing) for p in self.predictions("base", "drawn")])
-            ),
+            "base_exact_drawings": share(
+                bool(p.has_exact_drawing) for p in self.predictions("base", "drawn")
+            ).as_dict(),
             "student_text": self._accuracy("true_vt", "text_only"),
             "noise_text": self._accuracy("matched_noise", "text_only"),
             "sft_text": self._accuracy("sft", "text_only"),
@@ -271,11 +317,11 @@ class Story:
             "gain_over_sft": difference(student, text["sft"]),
             "gap_recovered": recovered.as_dict(),
             "kl_gap": gaps["base"]["fixed_mean"],
-            "closure": closure("true_vt"),
-            "noise_closure": closure("matched_noise"),
-            "closure_own_trajectories": self._own_closure("true_vt").as_dict(),
-            "noise_closure_own_trajectories": self._own_closure("matched_noise").as_dict(),
-            "closure_with_moved_teacher": closure("true_vt", "both_moved"),
+            "closure": self.closure("true_vt").as_dict(),
+            "noise_closure": self.closure("matched_noise").as_dict(),
+            "closure_own_trajectories": self.closure("true_vt", "own").as_dict(),
+            "noise_closure_own_trajectories": self.closure("matched_noise", "own").as_dict(),
+            "closure_with_moved_teacher": self.closure("true_vt", "both_moved").as_dict(),
             "latency_ratio": ratio("drawn_official"),
             "latency_ratio_fast_teacher": ratio("drawn_fast"),
             "seconds_a_sample": {key: float(value.mean()) for key, value in seconds.items()},
@@ -283,6 +329,7 @@ class Story:
             "vsp_base_drawn": self._vsp("base", "drawn"),
             "vsp_base_text": self._vsp("base", "text_only"),
             "vsp_sft_text": self._vsp("sft", "text_only"),
+            "vsp_text": {name: self._vsp(name, "text_only") for name in ("base", *self.arms)},
             "vsp_levels": self._vsp_levels(),
             "sampled_text": {
                 name: accuracy(self.predictions(name, "text_only", at="sampled")).as_dict()
@@ -295,13 +342,36 @@ class Story:
                 }
                 for name in ("base", *self.arms)
             },
-            "trivial": self._trivial(),
+            "trivial": {
+                name: {key: value.as_dict() for key, value in trivial(problems).items()}
+                for name, problems in {"test": self.problems, "vsp": self.vsp}.items()
+                if problems
+            },
             "max_rescore_error": max(gap["max_rescore_error"] for gap in gaps.values()),
             "wall_seconds": round(wall_seconds, 1),
             "settings": asdict(self.settings),
             "seed": next(iter(self.arms.values())).seed,
             "commit": build.commit(),
         }
+
+    def closure(self, name: str, of: Literal["fixed", "both_moved", "own"] = "fixed") -> Estimate:
+        """1 - gap after / gap before, of an arm.
+
+        ``fixed``: K(T0 || S1) on the base's completions; ``both_moved``: K(T1 || S1) on the same;
+        ``own``: K(T0 || S1) on the student's own, as means a token, since the tokens differ.
+        """
+        before, after = self.gap("base"), self.gap(name)
+        if of != "own":
+            return bootstrap_closure(before["fixed_sums"], after[f"{of}_sums"], self.settings.seed)
+        return bootstrap_statistic(
+            lambda b, m, a, n: float(1 - (a.sum() / n.sum()) / (b.sum() / m.sum())),
+            np.array(before["fixed_sums"]),
+            np.array(before["fixed_lengths"]),
+            np.array(after["own_sums"]),
+            np.array(after["own_lengths"]),
+            seed=self.settings.seed,
+            resamples=2000,
+        )
 
     def _solved(self, name: str, way: Way) -> np.ndarray:
         return np.array([p.is_solved for p in self.predictions(name, way)], dtype=float)
@@ -325,32 +395,6 @@ class Story:
             }
             for name in ("base", *self.arms)
         }
-
-    def _own_closure(self, name: str) -> Estimate:
-        """Closure on the student's own trajectories: means a token, since tokens differ."""
-        before, after = self.gap("base"), self.gap(name)
-        return bootstrap_statistic(
-            lambda b, m, a, n: float(1 - (a.sum() / n.sum()) / (b.sum() / m.sum())),
-            np.array(before["fixed_sums"]),
-            np.array(before["fixed_lengths"]),
-            np.array(after["own_sums"]),
-            np.array(after["own_lengths"]),
-            seed=self.settings.seed,
-            resamples=2000,
-        )
-
-    def _trivial(self) -> dict[str, dict[str, float]]:
-        """What answers without looking for a path reach, by the strict rule."""
-        found = {}
-        for name, problems in {"test": self.problems, "vsp": self.vsp}.items():
-            mazes = [read_maze_pixels(problem.image.pixels) for problem in problems]
-            if mazes:
-                blind = [maze.walk(vertical_then_horizontal(maze)) for maze in mazes]
-                found[name] = {
-                    "vertical_then_horizontal": statistics.fmean(blind),
-                    "best_constant": best_constant(mazes)[1],
-                }
-        return found
 
     # Files
 
