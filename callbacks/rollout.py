@@ -56,9 +56,7 @@ class RolloutCallback(L.Callback):
         step = (config.seed, trainer.global_step, batch_idx)
         seeds = [row_seed(*step, problem.problem_id) for problem in problems]
         with pl_module.rollout_weights() as model:
-            completions = sample_trajectories(
-                model, problems, self.encode, config.sampling, seeds
-            )
+            completions = sample_trajectories(model, problems, self.encode, config.sampling, seeds)
         if config.intervention == "drawn_vt" and self.illustrator is not None:
             problems = self.illustrator.illustrate(problems)
         batch.rollout = Rollout(

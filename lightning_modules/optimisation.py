@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import AdamW
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
@@ -30,7 +30,7 @@ class OptimiserConfig:
 
 def configure(
     parameters: Iterable[nn.Parameter], config: OptimiserConfig, num_steps: int
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     """What ``configure_optimizers`` returns: only trainable weights, stepped every batch."""
     optimiser = AdamW(
         [p for p in parameters if p.requires_grad],

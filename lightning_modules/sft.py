@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_modules.optimisation import OptimiserConfig, configure
@@ -86,6 +87,6 @@ class SupervisedFineTuning(L.LightningModule):
         shown = intervene(intervention or "true_vt", problem, donor, seed)
         return demonstrations.privileged(shown, self.encode)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what trains, to the trainer's last step."""
         return configure(self.parameters(), self.config.optimiser, self.trainer.max_steps)

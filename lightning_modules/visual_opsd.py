@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_modules.optimisation import OptimiserConfig, configure
@@ -107,13 +108,11 @@ class VisualOPSD(L.LightningModule):
         """Take up the teacher where it was."""
         self.teacher.load_state_dict(checkpoint["teacher"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what trains, to the trainer's last step."""
         return configure(self.parameters(), self.config.optimiser, self.trainer.max_steps)
 
 
 def token_weights(is_sampled: tuple[Tensor, ...]) -> Tensor:
     """Mean over a completion's sampled tokens, then over completions (Eq. 7); sums to 1."""
-    return torch.cat(
-        [mask / (mask.sum().clamp(min=1) * len(is_sampled)) for mask in is_sampled]
-    )
+    return torch.cat([mask / (mask.sum().clamp(min=1) * len(is_sampled)) for mask in is_sampled])

@@ -132,7 +132,9 @@ class DrawingContext:
     image_free: Context
 
 
-def drawing_context(problem: Problem, encode: Encode, thought: Text | None = None) -> DrawingContext:
+def drawing_context(
+    problem: Problem, encode: Encode, thought: Text | None = None
+) -> DrawingContext:
     """Problem, question and the thought just written; guidance keeps the start only.
 
     ThinkMorph's protocol: the text-free branch stops before the question, the image-free one never

@@ -56,11 +56,11 @@ class Drawing:
 class Completions:
     """What was sampled, a tensor a row."""
 
-    ids: tuple[Int[Tensor, " tokens"], ...]
+    ids: tuple[Int[Tensor, " _tokens"], ...]
     """Token ids, the end mark included unless the budget cut the row."""
-    is_sampled: tuple[Bool[Tensor, " tokens"], ...]
+    is_sampled: tuple[Bool[Tensor, " _tokens"], ...]
     """False where a delimiter was injected: context, not loss."""
-    log_probs: tuple[Float[Tensor, " tokens"], ...]
+    log_probs: tuple[Float[Tensor, " _tokens"], ...]
     """Log-probability of every sampled token under the sampling distribution, 0 if injected."""
     is_cut: tuple[bool, ...]
     """The budget ended the row, not the model."""
@@ -88,7 +88,7 @@ class Reader(Protocol):
     """Reads interleaved text and images, scores and writes text."""
 
     def __call__(
-        self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " tokens"]]
+        self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:
         """The state that predicts each completion token, rows concatenated."""
 

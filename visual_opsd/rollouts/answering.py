@@ -63,9 +63,7 @@ def answer(
     """Answer one batch of problems in one of the three ways."""
     start = time.perf_counter()
     if way == "drawn":
-        written, drawn, cut = _draw_and_answer(
-            model, tokenizer, problems, sampling, drawing, seeds
-        )
+        written, drawn, cut = _draw_and_answer(model, tokenizer, problems, sampling, drawing, seeds)
     else:
         see = student_context if way == "text_only" else teacher_context
         contexts = [see(problem, tokenizer.encode) for problem in problems]

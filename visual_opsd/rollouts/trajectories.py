@@ -37,7 +37,7 @@ def show(
     name: str, problems: Sequence[Problem], donors: Sequence[Problem], seeds: Sequence[int]
 ) -> tuple[Problem, ...]:
     """Replace the visual thoughts of every problem as the intervention ``name`` says."""
-    padded = list(donors) or [None] * len(problems)
+    padded: list[Problem | None] = list(donors) or [None] * len(problems)
     return tuple(
         intervene(name, problem, donor, seed)
         for problem, donor, seed in zip(problems, padded, seeds, strict=True)

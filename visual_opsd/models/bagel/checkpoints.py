@@ -72,8 +72,10 @@ def read_config(path: Path) -> BagelConfig:
         "latent": LatentConfig,
         "tokens": SpecialTokens,
     }
+    if unknown := sorted(raw.keys() - parts.keys()):
+        raise ValueError(f"{path}: unknown {unknown}, expected {sorted(parts)}")
     try:
-        return BagelConfig(**{key: build(**raw[key]) for key, build in parts.items()})  # type: ignore[arg-type]
+        return BagelConfig(**{key: build(**raw[key]) for key, build in parts.items()})
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 

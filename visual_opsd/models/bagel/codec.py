@@ -3,6 +3,8 @@
 Both are called as diffusers' models are, and both are frozen.
 """
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
@@ -11,7 +13,6 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-
 
 
 def autoencoder_kl(
@@ -59,7 +60,7 @@ class PatchCodec(nn.Module):
     @classmethod
     def fit(
         cls,
-        images: list[Float[Tensor, "3 height width"]],
+        images: list[Float[Tensor, "3 _height _width"]],
         patch_size: int = 16,
         channels: int = 16,
         deviation_floor: float = 0.3,
@@ -115,6 +116,9 @@ class PatchCodec(nn.Module):
 
 class LatentCodec(nn.Module):
     """Pixels in [-1, 1] to scaled latents and back, image by image, posterior sampled."""
+
+    model: Any
+    """AutoencoderKL or PatchCodec."""
 
     def __init__(
         self, model: nn.Module, scaling_factor: float = 1.0, shift_factor: float = 0.0

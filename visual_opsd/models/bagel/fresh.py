@@ -16,7 +16,7 @@ VOCABULARY_SIZE = 1024
 
 
 def fresh_tiny(
-    images: list[Float[Tensor, "3 height width"]],
+    images: list[Float[Tensor, "3 _height _width"]],
     corpus: Iterable[str],
     constant_sentences: Sequence[str],
     seed: int,

@@ -82,7 +82,7 @@ class BagelModel(nn.Module):
     # Reading and writing
 
     def forward(
-        self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " tokens"]]
+        self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:
         """The state that predicts each completion token, rows concatenated."""
         if len(contexts) != len(completions):
@@ -315,8 +315,9 @@ class BagelModel(nn.Module):
     def _posterior_noise(
         pixels: Tensor, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> Tensor:
-        """The row's own noise; in a context a function of the picture, so that scoring a
-        completion sees what sampling it saw.
+        """The row's own noise; in a context a function of the picture.
+
+        So scoring a completion sees what sampling it saw.
         """
         if generator is None:
             seed = zlib.crc32(pixels.detach().float().cpu().numpy().tobytes())

@@ -98,7 +98,7 @@ class Packed:
     """Index into the flattened [batch, time] of every token of the streams."""
     positions: Int[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time time"]
-    lengths: Int[Tensor, " batch"]
+    lengths: Int[Tensor, " rows"]
     next_positions: tuple[int, ...]
     """Position after the last token, a row."""
 
@@ -158,7 +158,7 @@ def pack(
         out[place] = values
         return torch.from_numpy(out.reshape(batch, time))
 
-    splits = np.concatenate(row_splits) + samples * (max(len(row) for row in rows) + 1)
+    split_ids = np.concatenate(row_splits) + samples * (max(len(row) for row in rows) + 1)
     return Packed(
         text_ids=torch.tensor(text_ids, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
@@ -166,7 +166,9 @@ def pack(
         inverse=torch.from_numpy(inverse),
         positions=spread(np.concatenate(row_positions), 0),
         mask=attention_mask(
-            spread(splits, -1), spread(np.concatenate(row_modes), Mode.CAUSAL), spread(samples, -1)
+            spread(split_ids, -1),
+            spread(np.concatenate(row_modes), Mode.CAUSAL),
+            spread(samples, -1),
         ),
         lengths=torch.from_numpy(lengths),
         next_positions=tuple(next_positions),
@@ -200,9 +202,9 @@ def attention_mask(
 class Images:
     """What the blocks of a batch of rows refer to, in stream order."""
 
-    read: list[Float[Tensor, "3 height width"]]
+    read: list[Float[Tensor, "3 _height _width"]]
     """Pixels for the vision encoder."""
-    drawn: list[Float[Tensor, "3 height width"]]
+    drawn: list[Float[Tensor, "3 _height _width"]]
     """Pixels for the codec."""
     is_noised: list[bool]
     """Which of ``drawn`` are targets of the flow."""
@@ -231,16 +233,14 @@ def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -
     is_drawn = image.with_latents or image.num_noised > 0
     modes = [Mode.NOISE] * image.num_noised + [Mode.FULL] * is_drawn
     for mode in modes:
-        tokens = num_tokens(image.drawn_pixels, config.latent.pixels_per_token, "latent")
+        tokens = num_tokens(image.drawn_pixels, config.latent.pixels_per_token, "latents")
         index = len(images.drawn)
         blocks.append(image_block(mode, Source.LATENT, index, tokens, config.tokens))
         images.drawn.append(image.drawn_pixels)
         images.is_noised.append(mode is Mode.NOISE)
         images.drawn_row.append(row)
-    tokens = num_tokens(image.pixels, config.vision.patch_size, "patch")
-    blocks.append(
-        image_block(Mode.FULL, Source.PATCH, len(images.read), tokens, config.tokens)
-    )
+    tokens = num_tokens(image.pixels, config.vision.patch_size, "patches")
+    blocks.append(image_block(Mode.FULL, Source.PATCH, len(images.read), tokens, config.tokens))
     images.read.append(image.pixels)
     return blocks
 
@@ -250,7 +250,7 @@ def num_tokens(pixels: Float[Tensor, "3 height width"], side: int, what: str) ->
     height, width = pixels.shape[-2:]
     if height % side or width % side:
         raise ValueError(
-            f"an image of {height} x {width} px does not divide into {what}es of {side} px"
+            f"an image of {height} x {width} px does not divide into {what} of {side} px"
         )
     return (height // side) * (width // side)
 
@@ -264,7 +264,10 @@ def grid_ids(
     (an option of the official code that no released model uses).
     """
     if interpolate:
-        rows, columns = torch.arange(height) * stride // height, torch.arange(width) * stride // width
+        rows, columns = (
+            torch.arange(height) * stride // height,
+            torch.arange(width) * stride // width,
+        )
         return (rows[:, None] * stride + columns).flatten()
     if height > stride or width > stride:
         raise ValueError(f"a grid of {height} x {width} exceeds the position table of {stride}")

@@ -10,6 +10,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from visual_opsd.contexts import Encode
 from visual_opsd.models.bagel.config import SpecialTokens
 
 MARK_NAMES = {
@@ -32,7 +33,7 @@ class Tokenizer:
             raise ValueError(f"the tokenizer lacks the marks {missing}")
         self.marks = SpecialTokens(**{key: vocabulary[name] for key, name in MARK_NAMES.items()})
         # Prompts and questions repeat by the thousand.
-        self.encode = lru_cache(maxsize=4096)(self._encode)
+        self.encode: Encode = lru_cache(maxsize=4096)(self._encode)
 
     def __len__(self) -> int:
         return len(self.fast)
@@ -43,7 +44,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, marks left out."""
         marks = set(vars_of(self.marks))
-        return self.fast.decode([i for i in ids if i not in marks])
+        return str(self.fast.decode([i for i in ids if i not in marks]))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

@@ -88,7 +88,7 @@ class SiglipTower(nn.Module):
         )
         siglip._attn_implementation = "sdpa"  # noqa: SLF001 - transformers sets it from a model only
         self.embeddings = VisionEmbeddings(config)
-        self.encoder = SiglipEncoder(siglip)
+        self.encoder = SiglipEncoder(siglip)  # type: ignore[arg-type]
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
@@ -121,7 +121,7 @@ class VisionModel(nn.Module):
         self.vision_model = SiglipTower(config)
         self.config = config
 
-    def forward(self, images: Sequence[Float[Tensor, "3 height width"]]) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Sequence[Float[Tensor, "3 _height _width"]]) -> tuple[Tensor, Tensor]:
         """Encode images; returns states [tokens, inner] and their position ids [tokens]."""
         side, stride = self.config.patch_size, self.config.patches_per_side
         weight = self.vision_model.embeddings.patch_embedding.weight
