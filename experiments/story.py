@@ -293,14 +293,6 @@ class Story:
                 resamples=2000,
             ).as_dict()
 
-        recovered = bootstrap_statistic(
-            lambda s, t, p: float((s.mean() - t.mean()) / (p.mean() - t.mean())),
-            student,
-            text["base"],
-            privileged,
-            seed=seed,
-            resamples=2000,
-        )
         return {
             "base_drawn": self._accuracy("base", "drawn"),
             "base_text": self._accuracy("base", "text_only"),
@@ -315,7 +307,7 @@ class Story:
             "gain_over_own_text": difference(student, text["base"]),
             "noise_gain_over_own_text": difference(text["matched_noise"], text["base"]),
             "gain_over_sft": difference(student, text["sft"]),
-            "gap_recovered": recovered.as_dict(),
+            "gap_recovered": _recovered(student, text["base"], privileged, seed),
             "kl_gap": gaps["base"]["fixed_mean"],
             "closure": self.closure("true_vt").as_dict(),
             "noise_closure": self.closure("matched_noise").as_dict(),
@@ -422,6 +414,22 @@ def _gap(prefix: str, gaps: Sequence[torch.Tensor]) -> dict[str, Any]:
         f"{prefix}_lengths": lengths,
         f"{prefix}_mean": sum(sums) / sum(lengths),
     }
+
+
+def _recovered(
+    student: np.ndarray, text: np.ndarray, privileged: np.ndarray, seed: int
+) -> dict[str, float] | None:
+    """(student - text) / (privileged - text); None where there is nothing shown to recover."""
+    if paired_bootstrap_difference(privileged, text, seed).low <= 0:
+        return None
+    return bootstrap_statistic(
+        lambda s, t, p: float((s.mean() - t.mean()) / (p.mean() - t.mean())),
+        student,
+        text,
+        privileged,
+        seed=seed,
+        resamples=2000,
+    ).as_dict()
 
 
 def drawn_examples(
