@@ -34,7 +34,7 @@ class WeightMemory:
         """Once an optimiser step: decay * memory + (1 - decay) * weight."""
         if 0 < self.decay < 1:
             for name, weight in _trainable(module):
-                self.weights[name].lerp_(weight.float(), 1 - self.decay)
+                self._here(name, weight).lerp_(weight.float(), 1 - self.decay)
 
     @contextmanager
     def recalled(self, module: nn.Module) -> Iterator[None]:
@@ -49,7 +49,7 @@ class WeightMemory:
         try:
             for name, weight in _trainable(module):
                 kept[name] = weight.data
-                weight.data = self.weights[name].to(weight.dtype)
+                weight.data = self._here(name, weight).to(weight.dtype)
             yield
         finally:
             for name, weight in _trainable(module):
@@ -61,11 +61,18 @@ class WeightMemory:
         return self.weights
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up where a checkpoint left off; another shape is an error naming the weight."""
+        """Take up where a checkpoint left off; what does not fit is an error naming the weight."""
         for name, weight in state.items():
             if name not in self.weights or self.weights[name].shape != weight.shape:
                 raise ValueError(f"the checkpoint's teacher weight {name} does not fit this model")
             self.weights[name].copy_(weight)
+        if missing := sorted(self.weights.keys() - state.keys()):
+            raise ValueError(f"the checkpoint's teacher lacks {missing}")
+
+    def _here(self, name: str, weight: Tensor) -> Tensor:
+        """A remembered weight, moved once to where the model went after it was built."""
+        self.weights[name] = self.weights[name].to(weight.device)
+        return self.weights[name]
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -240,7 +240,8 @@ class BagelModel(nn.Module):
         cache = KeyValueCache(self.config.decoder, weight, len(rows), longest + room)
         streams = self._embed(packed, images.read, [self._encode(p) for p in images.drawn])
         self.language_model.model(streams, self._layout(packed, cache), cache)
-        cache.keep(packed.lengths.to(self.device), torch.tensor(packed.next_positions))
+        next_positions = torch.tensor(packed.next_positions, device=self.device)
+        cache.keep(packed.lengths.to(self.device), next_positions)
         return cache
 
     def _decode_step(self, ids: Int[Tensor, " rows"], cache: KeyValueCache) -> Tensor:
