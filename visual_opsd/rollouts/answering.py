@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from visual_opsd.contexts import (
     IMAGE_START,
@@ -21,10 +21,12 @@ from visual_opsd.models.interface import Drawer, Drawing, Reader, Sampling
 Way = Literal["drawn", "text_only", "privileged"]
 
 
+@runtime_checkable
 class UnifiedModel(Reader, Drawer, Protocol):
     """Reads and draws."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """The two directions of a tokenizer."""
 
