@@ -56,18 +56,18 @@ def write_report(story: Story, summary: dict[str, Any]) -> Path:
             [[t.claim, t.goal, t.measured, verdict(t.is_met)] for t in targets],
         ),
         "## Accuracy",
-        _accuracy_section(story, summary),
+        accuracy_section(story, summary),
         "## KL gap",
-        _gap_section(story, summary),
+        gap_section(story, summary),
         "## Latency",
-        _latency_section(story, summary),
+        latency_section(story, summary),
         "## Figures",
         *(
             f"![{name}]({name}.png)\n\n{words} ([PDF]({name}.pdf))"
             for name, words in captions.items()
         ),
         "## How this was made",
-        _making_section(story, summary),
+        making_section(story, summary),
     ]
     path = story.folder / "report.md"
     path.write_text("\n\n".join(sections) + "\n")
@@ -221,7 +221,8 @@ def answer_first(story: Story, summary: dict[str, Any], targets: Sequence[Target
 # Tables
 
 
-def _accuracy_section(story: Story, summary: dict[str, Any]) -> str:
+def accuracy_section(story: Story, summary: dict[str, Any]) -> str:
+    """Who solves how many: by way, by size, and on VSP by level."""
     rows = [_score_row(story, "base", way) for way in WAY_NAMES]
     rows += [_score_row(story, name, "text_only") for name in story.arms]
     rows += _trivial_rows(summary, "test", len(story.problems))
@@ -302,7 +303,8 @@ def _category_table(title: str, named: dict[str, list[Prediction]]) -> str:
     return f"{title}:\n\n" + table(["", *(c.replace("_", " ") for c in categories)], rows)
 
 
-def _gap_section(story: Story, summary: dict[str, Any]) -> str:
+def gap_section(story: Story, summary: dict[str, Any]) -> str:
+    """The gap before and after, and which side closed it."""
     base = story.gap("base")
     rows: list[Row] = [["base", _gap_words(story, base, "fixed"), "-", "-", "-", "-", "-"]]
     for name in story.arms:
@@ -340,7 +342,8 @@ def _gap_words(story: Story, gap: dict[str, Any], of: str) -> str:
     return words(found, "nats")
 
 
-def _latency_section(story: Story, summary: dict[str, Any]) -> str:
+def latency_section(story: Story, summary: dict[str, Any]) -> str:
+    """Seconds a sample, one by one."""
     names = {
         "drawn_official": "base, drawn, official protocol (49 evaluations, three calls a step)",
         "drawn_fast": "base, drawn, our fastest (8 evaluations, no guidance)",
@@ -363,7 +366,8 @@ def _latency_section(story: Story, summary: dict[str, Any]) -> str:
     )
 
 
-def _making_section(story: Story, summary: dict[str, Any]) -> str:
+def making_section(story: Story, summary: dict[str, Any]) -> str:
+    """What it takes to make it again."""
     arms = [
         f"`{name}`: {arm.trainer.max_steps} steps of {arm.data.batch_size} problems, "
         f"sizes {_range(arm.data.sizes)}, method {arm.method}"
