@@ -29,6 +29,8 @@ class SFTConfig:
     drawing_weight: float = 1.0
     num_noised: int = 1
     """Noised copies of every drawn image; they share one context."""
+    latent_dropout: float = 0.3
+    """How often an image's clean latents are left out of an interleaved row (as ThinkMorph)."""
     optimiser: OptimiserConfig = OptimiserConfig()
     seed: int = 0
 
@@ -78,9 +80,17 @@ class SupervisedFineTuning(L.LightningModule):
         """The row this problem is today."""
         kinds = list(self.config.mix)
         shares = np.array([self.config.mix[kind] for kind in kinds])
-        kind = kinds[int(np.random.default_rng(seed).choice(len(kinds), p=shares / shares.sum()))]
+        rng = np.random.default_rng(seed)
+        kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
         if kind == "interleaved":
-            return demonstrations.interleaved(problem, self.encode, self.config.num_noised)
+            has_problem_latents, has_thought_latents = rng.random(2) >= self.config.latent_dropout
+            return demonstrations.interleaved(
+                problem,
+                self.encode,
+                self.config.num_noised,
+                has_problem_latents=bool(has_problem_latents),
+                has_thought_latents=bool(has_thought_latents),
+            )
         if kind == "text_only":
             return demonstrations.text_only(problem, self.encode)
         _, _, intervention = kind.partition(":")

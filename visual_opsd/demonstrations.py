@@ -14,17 +14,29 @@ from visual_opsd.contexts import (
 )
 
 
-def interleaved(problem: Problem, encode: Encode, num_noised: int = 1) -> Context:
-    """Think, draw, look, answer: ThinkMorph's training sequence with one visual thought."""
+def interleaved(
+    problem: Problem,
+    encode: Encode,
+    num_noised: int = 1,
+    *,
+    has_problem_latents: bool = True,
+    has_thought_latents: bool = True,
+) -> Context:
+    """Think, draw, look, answer: ThinkMorph's training sequence with one visual thought.
+
+    Clean latents are sometimes left out (condition dropout), so that what is drawn is also read
+    through the vision encoder.
+    """
     before, after = problem.text_thoughts
     (visual_thought,) = problem.visual_thoughts
+    system, image, question = drawing_context(problem, encode).main
     return (
-        *drawing_context(problem, encode).main,
+        system,
+        replace(image, with_latents=has_problem_latents),
+        question,
         Text(encode(f"<think>{before}</think>{IMAGE_START}"), is_target=True),
-        replace(visual_thought, num_noised=num_noised),
-        Text(
-            encode(f"<image_end><think>{after}</think>{problem.tagged_answer}"), is_target=True
-        ),
+        replace(visual_thought, num_noised=num_noised, with_latents=has_thought_latents),
+        Text(encode(f"<image_end><think>{after}</think>{problem.tagged_answer}"), is_target=True),
     )
 
 

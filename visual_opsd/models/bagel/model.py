@@ -248,7 +248,7 @@ class BagelModel(nn.Module):
         """Append one token a row; the logits of the next."""
         cache.reserve(1)
         rows = torch.arange(len(ids), device=self.device)
-        cos, sin = self.language_model.model.rotary(cache.next_positions[:, None].to(self.device))
+        cos, sin = self.language_model.model.rotary(cache.next_positions[:, None])
         keys = torch.arange(cache.longest + 1, device=self.device)
         mask = (keys <= cache.lengths[:, None])[:, None, None]
         layout = Layout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)

@@ -230,8 +230,7 @@ def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list
 def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -> Row:
     """Noised and clean latents where asked for, then patches."""
     blocks = []
-    is_drawn = image.with_latents or image.num_noised > 0
-    modes = [Mode.NOISE] * image.num_noised + [Mode.FULL] * is_drawn
+    modes = [Mode.NOISE] * image.num_noised + [Mode.FULL] * image.with_latents
     for mode in modes:
         tokens = num_tokens(image.drawn_pixels, config.latent.pixels_per_token, "latents")
         index = len(images.drawn)
