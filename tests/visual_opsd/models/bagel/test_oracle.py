@@ -8,6 +8,7 @@ import torch
 
 from tests.oracle import load_oracle, oracle_files
 from visual_opsd.contexts import DrawingContext, Image, Text
+from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
 from visual_opsd.models.bagel.codec import (
     LatentCodec,
     autoencoder_kl,
@@ -281,3 +282,51 @@ def test_position_ids_equal_the_official_ones(path):
         height, width = (int(n) // int(patch[1:]) for n in size.split("x"))
         ids = grid_ids(height, width, int(side[1:]), interpolate=kind == "interpolate")
         assert torch.equal(ids, tensors[key]), key
+
+
+@pytest.mark.parametrize("path", cases("vae"))
+def test_the_autoencoder_equals_the_official_one(path):
+    model, tensors, _ = load(path)
+    image, noise = tensors["vae/in/image"][0], tensors["vae/in/noise"]
+    close(model.codec.encode(image)[None], tensors["vae/out/encode_mean"])
+    close(model.codec.encode(image, noise)[None], tensors["vae/out/encode_sample"])
+    decoded = model.codec.decode(tensors["vae/in/latent"][0])
+    close(decoded[None], tensors["vae/out/decode"].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("path", cases("opsd_step"))
+def test_one_step_of_the_method_has_the_official_gradients(path):
+    model, tensors, description = load(path)
+    case = description["opsd_step"]
+    ids = description["student"]["in"]["ids"]["completion"]
+    ids = torch.tensor([*ids, model.config.tokens.end])
+    student_sees, _ = pack_of("student", tensors, description)
+    teacher_sees, _ = pack_of("teacher", tensors, description)
+    first = description["jsd"]["grid"][0]
+    config = DivergenceConfig(
+        teacher_weight=float(first["beta"]),
+        temperature=float(first["temperature"]),
+        top_k=first["top_k"],
+        tail=False,
+        legacy=True,
+        entry_clip=first["token_clip"],
+    )
+    model.zero_grad()
+    with torch.no_grad():
+        scores = teacher_scores(model.logits(model([teacher_sees], [ids])), config)
+    per_token = model.logits(
+        model([student_sees], [ids]),
+        lambda logits, rows: divergence(logits, scores.rows(rows), config),
+    )
+    loss = per_token.mean()
+    loss.backward()
+    close(loss, torch.tensor(case["loss"]))
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for name, norm in case["grad_norms"].items():
+        expected = torch.tensor(norm)
+        actual = grads[name].norm() if name in grads else torch.tensor(0.0)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4, msg=name)
+    for key in tensors:
+        if key.startswith("opsd_step/grad/"):
+            close(grads[key.removeprefix("opsd_step/grad/")], tensors[key])
+    model.zero_grad()
