@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_modules.optimisation import OptimiserConfig, configure
 from visual_opsd import demonstrations
 from visual_opsd.contexts import Context, Encode, Problem, ProblemBatch
-from visual_opsd.interventions import intervene
+from visual_opsd.interventions import INTERVENTIONS, intervene
 from visual_opsd.seeds import row_seed
 
 TEXT_ONLY: Mapping[str, float] = {"text_only": 1.0}
@@ -37,9 +37,15 @@ class SFTConfig:
     def __post_init__(self) -> None:
         if not self.mix or abs(sum(self.mix.values()) - 1) > 1e-6:
             raise ValueError(f"the shares of mix must sum to 1, got {dict(self.mix)}")
-        for kind in self.mix:
-            if kind.split(":")[0] not in ("interleaved", "text_only", "privileged"):
-                raise ValueError(f"mix has an unknown kind of row: {kind!r}")
+        known = {"interleaved", "text_only", "privileged"}
+        known |= {f"privileged:{intervention}" for intervention in INTERVENTIONS}
+        for kind, share in self.mix.items():
+            if kind not in known:
+                raise ValueError(
+                    f"mix has an unknown kind of row: {kind!r} is none of {sorted(known)}"
+                )
+            if share < 0:
+                raise ValueError(f"mix has a negative share: {kind}: {share}")
 
 
 class SupervisedFineTuning(L.LightningModule):

@@ -49,6 +49,7 @@ class VisualOPSD(L.LightningModule):
         self.config = config
         self.model: Any = None
         self.teacher = WeightMemory(config.teacher_decay)
+        self._followed_step = 0
 
     def configure_model(self) -> None:
         """Build once; the teacher starts where the student does."""
@@ -96,12 +97,19 @@ class VisualOPSD(L.LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Once an optimiser step, however many batches it took, the teacher follows."""
+        self._follow()
+
+    def _follow(self) -> None:
         if self.trainer.global_step != self._followed_step:
             self._followed_step = self.trainer.global_step
             self.teacher.follow(self.model)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The teacher's weights travel with the student's."""
+        """The teacher's weights travel with the student's, both of the same step.
+
+        Callbacks, and ModelCheckpoint is one, come before the hook above.
+        """
+        self._follow()
         checkpoint["teacher"] = self.teacher.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import lightning as L
 import torch
 
 from datamodules.frozen_lake import MazeSettings, generate_problem
+from datamodules.mazes import MazeData
 from datamodules.thoughts import template_corpus
 from visual_opsd.benchmarks.mazes import NAVIGATION_QUESTION
 from visual_opsd.contexts import (
@@ -134,3 +137,20 @@ def make_autoencoder_model(tokenizer: Tokenizer) -> BagelModel:
     codec = LatentCodec(autoencoder, scaling_factor=0.36, shift_factor=0.12)
     model = BagelModel(replace(config, latent=latent), codec, tokenizer.decode)
     return model.eval()
+
+
+def fit(module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """Train on the CPU, in silence."""
+    settings = {
+        "max_steps": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "inference_mode": False,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = L.Trainer(callbacks=list(callbacks), **{**settings, **options})
+    trainer.fit(module, MazeData.generated(SETTINGS, batch_size=2, num_problems=12))
+    return trainer

@@ -1,0 +1,205 @@
+"""Algorithm 1 on a real model."""
+
+import copy
+from dataclasses import replace
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks.rollout import RolloutCallback, RolloutConfig
+from lightning_modules.optimisation import OptimiserConfig
+from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig, token_weights
+from tests import tiny
+from visual_opsd.contexts import ProblemBatch, student_context, teacher_context
+from visual_opsd.losses.divergence import DivergenceConfig
+from visual_opsd.models.interface import Sampling
+from visual_opsd.rollouts.trajectories import Rollout, log_probs, sample_trajectories
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
+QUICK = OptimiserConfig(learning_rate=1e-2, final_learning_rate=1e-2, num_warmup_steps=0)
+
+
+@pytest.fixture
+def module_of(base, tokenizer):
+    def make(**settings):
+        config = VisualOPSDConfig(**{"optimiser": QUICK, **settings})
+        return VisualOPSD(lambda: copy.deepcopy(base), tokenizer.encode, config)
+
+    return make
+
+
+@pytest.fixture
+def module(module_of):
+    found = module_of()
+    found.configure_model()
+    return found
+
+
+@pytest.fixture
+def rollout_callback(tokenizer):
+    return RolloutCallback(RolloutConfig(sampling=Sampling(max_tokens=8)), tokenizer.encode)
+
+
+def rolled_out(model, tokenizer, problems, seed=0):
+    """A batch as the callback leaves it."""
+    sampling = Sampling(max_tokens=16)
+    batch = ProblemBatch(problems)
+    seeds = range(seed, seed + len(problems))
+    completions = sample_trajectories(model, problems, tokenizer.encode, sampling, seeds)
+    batch.rollout = Rollout(completions, tuple(problems))
+    return batch
+
+
+def test_without_the_rollout_callback_it_fails_and_names_it(module_of):
+    with pytest.raises(RuntimeError, match=r"callbacks\.rollout\.RolloutCallback"):
+        tiny.fit(module_of())
+
+
+def test_the_loss_is_the_papers(module, tokenizer, problems):
+    """Eq. 7 written out: the mean over tokens, then completions, of half the KL of either side to
+    their mixture; tokens that were injected do not count.
+    """
+    (asks,) = tokenizer.encode(tiny.ASKS)
+    contexts = [student_context(problem, tokenizer.encode) for problem in problems]
+    tiny.inclined(module.model, contexts, {tokenizer.marks.end: 0.15, asks: 0.3})
+    batch = rolled_out(module.model, tokenizer, problems, seed=3)
+    completions = batch.rollout.completions
+    assert not torch.cat(completions.is_sampled).all()
+
+    student = log_probs(module.model, contexts, completions)
+    teacher_sees = [teacher_context(problem, tokenizer.encode) for problem in problems]
+    with module.teacher_weights() as weights:
+        teacher = log_probs(weights, teacher_sees, completions)
+    p, q = teacher.exp(), student.exp()
+    mixture = ((p + q) / 2).log()
+    per_token = 0.5 * (p * (teacher - mixture)).sum(-1) + 0.5 * (q * (student - mixture)).sum(-1)
+    rows = [
+        part[is_sampled].mean()
+        for part, is_sampled in zip(
+            per_token.split(list(completions.lengths)), completions.is_sampled, strict=True
+        )
+    ]
+    expected = torch.stack(rows).mean()
+    assert expected > 1e-3
+    torch.testing.assert_close(module.training_step(batch), expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "divergence",
+    [
+        DivergenceConfig(),
+        DivergenceConfig(teacher_weight=0.0),
+        DivergenceConfig(teacher_weight=1.0),
+        DivergenceConfig(top_k=16),
+        DivergenceConfig.PAPER,
+    ],
+    ids=["jsd", "forward", "reverse", "top-k", "paper"],
+)
+def test_steps_on_one_rollout_pull_the_student_over(module_of, tokenizer, problems, divergence):
+    module = module_of(divergence=divergence)
+    module.configure_model()
+    batch = rolled_out(module.model, tokenizer, problems)
+    weights = [w for w in module.parameters() if w.requires_grad]
+    optimiser = torch.optim.SGD(weights, lr=0.003)
+    losses = []
+    for _ in range(4):
+        loss = module.training_step(batch)
+        losses.append(loss.item())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_only_what_reads_and_writes_learns(module, tokenizer, problems):
+    module.training_step(rolled_out(module.model, tokenizer, problems)).backward()
+    draws = ("_moe_gen", "vae2llm", "llm2vae", "time_embedder", "codec")
+    for name, weight in module.model.named_parameters():
+        is_moving = weight.requires_grad and not any(part in name for part in draws)
+        assert (weight.grad is not None) == is_moving, name
+
+
+def test_no_gradient_flows_into_the_teacher(module_of, tokenizer, problems):
+    """Even where it is the very same weights: at the start, all three pull alike."""
+    gradients = {}
+    for teacher in ("fixed", "ema", "current"):
+        module = module_of(teacher=teacher)
+        module.configure_model()
+        module.training_step(rolled_out(module.model, tokenizer, problems)).backward()
+        gradients[teacher] = module.model.language_model.lm_head.weight.grad
+        assert gradients[teacher].abs().sum() > 0
+    assert torch.equal(gradients["fixed"], gradients["ema"])
+    assert torch.equal(gradients["fixed"], gradients["current"])
+
+
+def test_a_token_counts_by_its_completion():
+    """Worked by hand: three sampled of four tokens, one of one, none of two."""
+    masks = (
+        torch.tensor([True, True, False, True]),
+        torch.tensor([True]),
+        torch.tensor([False, False]),
+    )
+    third, whole = 1 / 9, 1 / 3
+    expected = torch.tensor([third, third, 0, third, whole, 0, 0])
+    torch.testing.assert_close(token_weights(masks), expected)
+    assert token_weights(masks[:2]).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("teacher", "decay"), [("fixed", 1.0), ("ema", 0.995), ("current", 0.0)])
+def test_the_three_teachers_are_one_number(teacher, decay):
+    assert VisualOPSDConfig(teacher=teacher).teacher_decay == decay
+
+
+class Recorder(L.Callback):
+    """The student's and the teacher's weights around every batch."""
+
+    def __init__(self):
+        self.student, self.teacher, self.steps = [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.steps.append(trainer.global_step)
+        self.student.append(pl_module.model.language_model.lm_head.weight.detach().clone())
+        with pl_module.teacher_weights() as model:
+            self.teacher.append(model.language_model.lm_head.weight.detach().clone())
+
+
+@pytest.mark.parametrize(("teacher", "decay"), [("fixed", 1), ("ema", 0.9), ("current", 0)])
+def test_the_teacher_follows_once_an_optimiser_step(module_of, rollout_callback, teacher, decay):
+    """Two batches a step: within a step it stands still, then it takes one step of its own."""
+    seen = Recorder()
+    module = module_of(teacher=teacher, ema_decay=0.9)
+    tiny.fit(module, rollout_callback, seen, max_steps=3, accumulate_grad_batches=2)
+    assert seen.steps == [0, 0, 1, 1, 2, 2]
+    expected = seen.student[0]
+    for index, (student, found) in enumerate(zip(seen.student, seen.teacher, strict=True)):
+        is_new_step = index and seen.steps[index] != seen.steps[index - 1]
+        if is_new_step:
+            assert not torch.equal(student, seen.student[index - 1])
+            expected = decay * expected + (1 - decay) * student
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_checkpoint_holds_the_teacher_of_its_own_step(module_of, rollout_callback, tmp_path):
+    """It did not: ModelCheckpoint runs before the module's own hook, so what it saved was the
+    average before the last step, and a resumed run never caught up.
+    """
+    module = module_of(teacher="ema", ema_decay=0.5)
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
+
+    tiny.fit(module, rollout_callback, Save(), max_steps=2)
+    saved = torch.load(tmp_path / "2.ckpt", weights_only=False)["teacher"]
+    for name, weight in module.teacher.weights.items():
+        assert torch.equal(weight, saved[name]), name
+
+
+def test_a_rollout_of_another_length_is_refused(module, tokenizer, problems):
+    """Student and teacher score the very same tokens, or nobody does."""
+    batch = rolled_out(module.model, tokenizer, problems)
+    batch.rollout = replace(batch.rollout, shown=batch.rollout.shown[:-1])
+    with pytest.raises(ValueError, match="7 contexts for 8 completions"):
+        module.training_step(batch)
