@@ -14,19 +14,20 @@ class Probe(L.Callback):
         """``measure`` brings its own seeds; global random state is put back."""
         self.measure = measure
         self.every = every
+        self._last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Where the run starts from."""
+        self._last_step = trainer.global_step
         if trainer.global_step == 0:
             self._look(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         """Every ``every`` optimiser steps."""
-        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if is_step and trainer.global_step % self.every == 0:
-            self._look(trainer, pl_module)
+        if trainer.global_step != self._last_step:
+            self._last_step = trainer.global_step
+            if self._last_step % self.every == 0:
+                self._look(trainer, pl_module)
 
     @torch.no_grad()
     def _look(self, trainer: L.Trainer, pl_module: Any) -> None:

@@ -139,8 +139,8 @@ def make_autoencoder_model(tokenizer: Tokenizer) -> BagelModel:
     return model.eval()
 
 
-def fit(module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> L.Trainer:
-    """Train on the CPU, in silence."""
+def quiet_trainer(*callbacks: L.Callback, **options: Any) -> L.Trainer:
+    """On the CPU, in silence."""
     settings = {
         "max_steps": 2,
         "accelerator": "cpu",
@@ -151,6 +151,10 @@ def fit(module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> L.
         "inference_mode": False,
         "num_sanity_val_steps": 0,
     }
-    trainer = L.Trainer(callbacks=list(callbacks), **{**settings, **options})
-    trainer.fit(module, MazeData.generated(SETTINGS, batch_size=2, num_problems=12))
-    return trainer
+    return L.Trainer(callbacks=list(callbacks), **{**settings, **options})
+
+
+def fit(module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> None:
+    """Train on twelve mazes, two a batch."""
+    data = MazeData.generated(SETTINGS, batch_size=2, num_problems=12)
+    quiet_trainer(*callbacks, **options).fit(module, data)
