@@ -29,10 +29,10 @@ def interleaved(
     """
     before, after = problem.text_thoughts
     (visual_thought,) = problem.visual_thoughts
-    system, image, question = drawing_context(problem, encode).main
+    system, _, question = drawing_context(problem, encode).main
     return (
         system,
-        replace(image, with_latents=has_problem_latents),
+        replace(problem.image, with_latents=has_problem_latents),
         question,
         Text(encode(f"<think>{before}</think>{IMAGE_START}"), is_target=True),
         replace(visual_thought, num_noised=num_noised, with_latents=has_thought_latents),
