@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -109,6 +110,7 @@ def callbacks(
             monitor="step",
             mode="max",
             save_top_k=1,
+            enable_version_counter=False,  # one that a kill cut short is written over
         )
     )
     found.append(RichProgressBar(leave=True))
@@ -181,8 +183,8 @@ def prepare_folder(config: ExperimentConfig) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run folder."""
-    found = list((folder / "checkpoints").glob("step=*.ckpt"))
+    """The newest whole checkpoint of a run folder: a kill may have cut the last one short."""
+    found = filter(zipfile.is_zipfile, (folder / "checkpoints").glob("step=*.ckpt"))
     return max(found, key=lambda path: int(path.stem.partition("=")[2]), default=None)
 
 

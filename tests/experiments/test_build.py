@@ -1,0 +1,111 @@
+"""From a configuration to the objects of a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import build
+from experiments.schema import ExperimentConfig, load_experiment
+
+
+@pytest.fixture
+def config_of(tmp_path, base_folder):
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_text("name: mine\n")
+
+    def make(*overrides):
+        settings = [f"output_dir={tmp_path / 'runs'}", f"model={base_folder}", *overrides]
+        return load_experiment(yaml, settings)
+
+    return make
+
+
+def test_a_run_folder_keeps_what_the_run_came_from(config_of, base_folder):
+    config = config_of("seed=7")
+    build.prepare_folder(config)
+    facts = json.loads((config.folder / "run.json").read_text())
+    assert facts["seed"] == 7
+    assert facts["model_digest"] == build.digest(base_folder)
+    assert {"torch", "lightning", "transformers", "diffusers"} <= facts["versions"].keys()
+    assert load_experiment(config.folder / "config.yaml") == config
+    build.prepare_folder(config)  # the same run again
+
+
+def test_a_run_folder_of_another_configuration_is_refused_and_left_alone(config_of):
+    build.prepare_folder(config_of())
+    before = (config_of().folder / "config.yaml").read_text()
+    message = r"data\.batch_size: 1 -> 3; seed: 42 -> 7"
+    with pytest.raises(ValueError, match=message) as caught:
+        build.prepare_folder(config_of("seed=7", "data.batch_size=3"))
+    assert str(config_of().folder) in str(caught.value)
+    assert (config_of().folder / "config.yaml").read_text() == before
+
+
+def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path):
+    """One that a kill cut short does not count, whatever its number."""
+    folder = tmp_path / "checkpoints"
+    assert build.last_checkpoint(tmp_path) is None
+    folder.mkdir()
+    for step in (9, 10, 100):
+        torch.save({"step": step, "weights": torch.zeros(1000)}, folder / f"step={step}.ckpt")
+    assert build.last_checkpoint(tmp_path) == folder / "step=100.ckpt"
+    newest = folder / "step=100.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert build.last_checkpoint(tmp_path) == folder / "step=10.ckpt"
+
+
+def test_a_models_digest_covers_every_file_that_makes_it(base_folder, tmp_path):
+    folder = shutil.copytree(base_folder, tmp_path / "model")
+    first = build.digest(folder)
+    assert first == build.digest(base_folder)
+    for name in ("config.json", "codec.safetensors", "model.safetensors", "tokenizer.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        assert build.digest(folder) != first
+        (folder / name).write_bytes(content)
+    (folder / "notes.txt").write_text("not part of it")
+    assert build.digest(folder) == first
+
+
+def test_the_cache_is_where_the_user_wants_it(config_of, monkeypatch):
+    monkeypatch.setenv("VISUAL_OPSD_CACHE", "/elsewhere")
+    assert build.cache_folder(config_of()) == Path("/elsewhere")
+    assert build.cache_folder(config_of("cache_dir=/mine")) == Path("/mine")
+    monkeypatch.delenv("VISUAL_OPSD_CACHE")
+    assert build.cache_folder(config_of()) == Path.home() / ".cache" / "visual_opsd"
+
+
+def test_held_out_problems_are_the_same_for_everybody(config_of):
+    settings = build.maze_settings(config_of())
+    one, other = (build.held_out(settings, "validation", 6) for _ in range(2))
+    assert [p.problem_id for p in one] == [p.problem_id for p in other]
+    train = {p.problem_id for p in build.held_out(settings, "train", 6)}
+    assert not train & {p.problem_id for p in one}
+
+
+@pytest.mark.parametrize("method", ["visual_opsd", "sft"])
+def test_every_method_builds_with_its_callbacks(config_of, tokenizer, method):
+    config = config_of(f"method={method}", "held_out.num_problems=4")
+    found = [type(callback).__name__ for callback in build.callbacks(config, tokenizer, [])]
+    assert ("RolloutCallback" in found) == (method == "visual_opsd")
+    assert "Probe" in found
+    assert build.module(config, tokenizer).encode is tokenizer.encode
+
+
+def test_a_data_folder_that_is_not_there_is_an_error_before_training(config_of, tmp_path):
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        build.data(config_of(f"data.source={tmp_path / 'nowhere'}"))
+
+
+def test_the_defaults_are_the_papers():
+    """Appendix C; the teacher alone is ours (decision record 0003)."""
+    config = ExperimentConfig(name="any")
+    assert config.visual_opsd.optimiser.learning_rate == 1e-5
+    assert config.visual_opsd.optimiser.num_warmup_steps == 200
+    assert config.rollout.sampling.temperature == 1.0
+    assert config.rollout.sampling.max_tokens == 1024
+    assert config.trainer.accumulate == 2
+    assert config.visual_opsd.teacher == "fixed"

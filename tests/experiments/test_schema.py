@@ -1,0 +1,106 @@
+"""Which runs exist, and what is said of one that does not."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.schema import ExperimentConfig, differences, load_experiment, to_yaml
+
+ROOT = Path(__file__).parents[2]
+YAMLS = sorted((ROOT / "experiments").rglob("*.yaml"))
+
+
+@pytest.fixture
+def yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ntrainer:\n  max_steps: 7\n")
+    return path
+
+
+def shipped():
+    """The experiments; a base carries the resolved one that it was trained with."""
+    return [path for path in YAMLS if "bases" not in path.parts]
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_experiment_loads_and_says_what_it_asks(path):
+    config = load_experiment(path)
+    assert config.name
+    assert path.read_text().startswith("# ")
+
+
+def test_a_yaml_is_a_difference_from_the_defaults(yaml):
+    config = load_experiment(yaml)
+    assert config == ExperimentConfig(name="mine", trainer=type(config.trainer)(max_steps=7))
+    assert config.folder == Path("runs/mine")
+
+
+def test_an_override_beats_the_yaml(yaml):
+    config = load_experiment(yaml, ["trainer.max_steps=9", "visual_opsd.teacher=ema", "seed=7"])
+    assert (config.trainer.max_steps, config.visual_opsd.teacher, config.seed) == (9, "ema", 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("sede=1", "seed"),
+        ("trainer.max_step=1", "max_steps"),
+        ("rollout.sampling.temprature=1", "temperature"),
+        ("visual_opsd.divergence.topk=4", "top_k"),
+        ("data.bach_size=3", "batch_size"),
+    ],
+)
+def test_a_misspelt_key_is_answered_with_the_right_one(yaml, override, named):
+    with pytest.raises(ValueError, match=rf"Did you mean.*{named}") as caught:
+        load_experiment(yaml, [override])
+    assert str(yaml) in str(caught.value)
+    wrong = override.partition("=")[0].rpartition(".")[2]
+    assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("trainer.max_steps=many", "max_steps"),
+        ("method=magic", "magic"),
+        ("visual_opsd.teacher=frozen", "frozen"),
+        ("rollout.intervention=true_tv", "true_tv"),
+        ("rollout.sampling.temperature=-1", "temperature must be >= 0"),
+        ("visual_opsd.divergence.teacher_weight=2", "teacher_weight must lie in"),
+        ("visual_opsd.optimiser.final_learning_rate=1", "final_learning_rate 1"),
+        ("drawing.num_timesteps=1", "num_timesteps must be >= 2"),
+        ("sft.mix.text_only=0.5", "must sum to 1"),
+    ],
+)
+def test_a_value_that_makes_no_sense_names_file_and_value(yaml, override, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        load_experiment(yaml, [override])
+    assert str(yaml) in str(caught.value)
+
+
+def test_a_wrong_key_in_the_file_names_the_file(yaml):
+    yaml.write_text("name: mine\nmetod: sft\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml.*method"):
+        load_experiment(yaml)
+
+
+def test_an_experiment_without_name_is_refused(yaml):
+    yaml.write_text("seed: 3\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml.*name"):
+        load_experiment(yaml)
+
+
+def test_an_experiment_that_is_not_there_is_answered_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(FileNotFoundError, match=r"experiments/visual_opsd\.yaml"):
+        load_experiment(tmp_path / "none.yaml")
+
+
+def test_what_a_run_folder_keeps_is_the_whole_configuration(yaml, tmp_path):
+    config = load_experiment(yaml, ["data.sizes=[3,4]", "cache_dir=here"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config))
+    assert load_experiment(saved) == config
+    assert differences(config, saved) == []
+    other = load_experiment(yaml, ["data.sizes=[3]", "cache_dir=here", "seed=7"])
+    assert differences(other, saved) == ["data.sizes: [3, 4] -> [3]", "seed: 42 -> 7"]

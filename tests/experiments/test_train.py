@@ -1,0 +1,220 @@
+"""A run is a function of its configuration: killed anywhere and started again, it ends the same."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.schema import load_experiment
+from experiments.train import main, train
+
+ROOT = Path(__file__).parents[2]
+YAML = """
+data: {sizes: [3, 4], num_problems: 12, batch_size: 2}
+trainer: {max_steps: 6, accumulate: 2, checkpoint_every: 2, num_threads: 1}
+held_out: {num_problems: 0}
+rollout: {sampling: {max_tokens: 8}}
+drawing: {num_timesteps: 3, text_guidance: 1.0}
+visual_opsd:
+  ema_decay: 0.9
+  optimiser: &quick {learning_rate: 1.0e-2, final_learning_rate: 1.0e-3, num_warmup_steps: 2}
+sft: {optimiser: *quick}
+"""
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`"),
+]
+
+
+class KilledError(Exception):
+    """Stands for a kill that leaves Python no time; the real one is below."""
+
+
+class KillAt(L.Callback):
+    """Ends the run after so many batches."""
+
+    def __init__(self, num_batches):
+        self.left = num_batches
+
+    def on_train_batch_end(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            raise KilledError
+
+
+@pytest.fixture(scope="module")
+def yaml(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "mine.yaml"
+    path.write_text(YAML)
+    return path
+
+
+@pytest.fixture
+def arguments_of(yaml, base_folder, tmp_path):
+    """Overrides of a run; its drawings are its own unless it is told where they are."""
+
+    def make(name, *overrides, cache=None):
+        return [
+            f"name={name}",
+            f"model={base_folder}",
+            f"output_dir={tmp_path}",
+            f"cache_dir={tmp_path / (cache or name)}",
+            *overrides,
+        ]
+
+    return make
+
+
+@pytest.fixture
+def config_of(yaml, arguments_of):
+    return lambda name, *overrides, **options: load_experiment(
+        yaml, arguments_of(name, *overrides, **options)
+    )
+
+
+def assert_same_model(one, other):
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert torch.equal(weight, theirs[name]), name
+
+
+def assert_has_learnt(folder, base_folder):
+    name = "language_model.lm_head.weight"
+    start, end = (load_file(path / "model.safetensors")[name] for path in (base_folder, folder))
+    assert (start - end).abs().max() > 1e-3
+
+
+METHODS = {
+    "fixed": ["visual_opsd.teacher=fixed"],
+    "ema": ["visual_opsd.teacher=ema"],
+    "current": ["visual_opsd.teacher=current", "rollout.intervention=other_vt"],
+    "drawn": ["visual_opsd.teacher=ema", "rollout.intervention=drawn_vt"],
+    "sft": ["method=sft", "sft.mix={interleaved: 0.5, text_only: 0.1, privileged: 0.4}"],
+}
+
+
+# A step takes two batches, a pass six, and a checkpoint is written behind every fourth: 3, 5 and 7
+# are within a step, 7 and 8 in the second pass, 4, 8 and 12 just before a checkpoint is written.
+@pytest.mark.parametrize(
+    ("method", "kills"),
+    [("fixed", [3]), ("ema", [5, 8]), ("current", [4]), ("drawn", [7]), ("sft", [5, 12])],
+)
+def test_a_run_that_was_killed_ends_with_the_same_weights(config_of, base_folder, method, kills):
+    settings = METHODS[method]
+    straight = train(config_of("straight", *settings))
+    assert_has_learnt(straight, base_folder)
+    config, done = config_of("killed", *settings), 0
+    for kill in kills:
+        with pytest.raises(KilledError):
+            train(config, [KillAt(kill - done)])
+        done = kill // 4 * 4  # four batches between two checkpoints
+    assert not (config.folder / "model").exists()
+    assert_same_model(train(config), straight)
+
+
+def test_killed_by_the_system_at_a_random_moment(
+    config_of, arguments_of, yaml, base_folder, tmp_path
+):
+    """Another process, SIGKILL, a moving teacher, drawn thoughts: the same weights to the bit."""
+    settings = [*METHODS["drawn"], "trainer.max_steps=20", "trainer.checkpoint_every=3"]
+    straight = train(config_of("straight", *settings))
+    command = [sys.executable, "-m", "experiments.train", str(yaml)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, *arguments_of("killed", *settings)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+        config = config_of("killed", *settings)
+        deadline = time.monotonic() + 240
+        while not list((config.folder / "checkpoints").glob("*.ckpt")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, "no checkpoint in four minutes"
+            time.sleep(0.02)
+        time.sleep(random.uniform(0, 0.4))
+        process.kill()
+        assert process.wait() == -9, "it was through before it could be killed"
+    assert not (config.folder / "model" / "model.safetensors").exists()
+    assert_same_model(train(config), straight)
+    assert_has_learnt(straight, base_folder)
+
+
+def test_a_checkpoint_that_a_kill_cut_short_costs_steps_and_no_bits(config_of):
+    straight = train(config_of("straight"))
+    config = config_of("torn")
+    with pytest.raises(KilledError):
+        train(config, [KillAt(9)])
+    (newest,) = (config.folder / "checkpoints").iterdir()
+    assert newest.name == "step=4.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    assert_same_model(train(config), straight)
+    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["step=6.ckpt"]
+
+
+def test_a_run_killed_before_it_wrote_its_model_writes_it(config_of):
+    folder = train(config_of("run"))
+    kept = shutil.copytree(folder, folder.with_name("kept"))
+    shutil.rmtree(folder)
+    assert_same_model(train(config_of("run")), kept)
+
+
+def test_a_finished_run_returns_at_once(config_of):
+    folder = train(config_of("run"))
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert train(config_of("run"), [KillAt(1)]) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_second_run_draws_nothing_and_learns_the_same(config_of, tmp_path):
+    settings = [*METHODS["drawn"], "trainer.max_steps=10"]  # the first whose loss is logged
+    one = train(config_of("one", *settings, cache="cache"))
+    drawings = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
+    assert len(drawings) == 12  # each problem once, though each was trained on twice
+    other = train(config_of("other", *settings, cache="cache"))
+    assert_same_model(one, other)
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.png")}
+    assert again == drawings
+    losses = [
+        [line.split(",") for line in path.read_text().splitlines()]
+        for path in sorted(tmp_path.rglob("metrics.csv"))
+    ]
+    assert len(losses) == 2
+    assert "train/divergence" in losses[0][0]
+    assert len(losses[0]) > 1
+    assert losses[0] == losses[1]
+
+
+def test_whoever_starts_from_another_model_draws_for_itself(config_of, tmp_path):
+    settings = METHODS["drawn"]
+    train(config_of("one", *settings, cache="cache"))
+    num_first = len(list((tmp_path / "cache").rglob("*.png")))
+    moved = shutil.copytree(tmp_path / "one" / "model", tmp_path / "moved")
+    train(config_of("two", *settings, f"model={moved}", cache="cache"))
+    assert len(list((tmp_path / "cache").rglob("*.png"))) == 2 * num_first
+
+
+def test_a_start_that_is_not_there_is_named(config_of, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(config_of("run", f"model={tmp_path / 'nowhere'}"))
+
+
+def test_the_command_line_says_what_is_wrong(monkeypatch, yaml, capsys):
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit, match=r"usage: python -m experiments\.train"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["train", str(yaml), "name=x", "sede=3"])
+    with pytest.raises(SystemExit, match=r"(?s)error: .*Did you mean.*seed"):
+        main()
