@@ -99,14 +99,15 @@ class Gate(L.Callback):
         with self.averaged.memory.recalled(pl_module.model), torch.random.fork_rng(devices=[]):
             scores = self._scores(pl_module.model)
             has_passed = self.rule.passes(scores)
+            row = {"step": step, **scores, "has_passed": has_passed}
+            for key in ("train/text_loss", "train/drawing_loss"):
+                row[key] = round(float(trainer.callback_metrics[key]), 4)
+            row["seconds"] = round(time.perf_counter() - self.started, 1)
+            self.curve.write_text("".join(json.dumps(r) + "\n" for r in [*known, row]))
+            # The base goes last: it is what tells another start that there is nothing left to do.
             if has_passed:
                 base = self.config.folder / "base"
                 checkpoints.save(pl_module.model, self.tokenizer, base)
-        row = {"step": step, **scores, "has_passed": has_passed}
-        for key in ("train/text_loss", "train/drawing_loss"):
-            row[key] = round(float(trainer.callback_metrics[key]), 4)
-        row["seconds"] = round(time.perf_counter() - self.started, 1)
-        self.curve.write_text("".join(json.dumps(r) + "\n" for r in [*known, row]))
         print(json.dumps(row), flush=True)
         trainer.should_stop = has_passed
 
