@@ -17,11 +17,17 @@ class AveragedWeights(L.Callback):
         self._loaded: dict[str, Tensor] | None = None
         self._followed_step = 0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Start from the module's weights, or where a checkpoint left off."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Start from the module's weights, or where a checkpoint left off.
+
+        Not with the first step: a run that goes on behind its last one has none.
+        """
         self.memory.remember(pl_module.model)
         if self._loaded is not None:
             self.memory.load_state_dict(self._loaded)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Count optimiser steps from here."""
         self._followed_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
@@ -35,5 +41,7 @@ class AveragedWeights(L.Callback):
         return self.memory.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Kept until the module's model exists."""
+        """Kept until the module's model exists; ZeRO-3 loads when it does."""
         self._loaded = state_dict
+        if self.memory.weights:
+            self.memory.load_state_dict(state_dict)

@@ -6,14 +6,25 @@ from typing import Any
 import lightning as L
 import torch
 
+from visual_opsd.teachers import WeightMemory
+
 
 class Probe(L.Callback):
     """Logs what ``measure(model)`` finds, at the first step and every ``every`` steps."""
 
-    def __init__(self, measure: Callable[[Any], dict[str, float]], every: int) -> None:
-        """``measure`` brings its own seeds; global random state is put back."""
+    def __init__(
+        self,
+        measure: Callable[[Any], dict[str, float]],
+        every: int,
+        memory: WeightMemory | None = None,
+    ) -> None:
+        """``measure`` brings its own seeds, ``memory`` the weights to look at (default: the last).
+
+        Global random state is put back.
+        """
         self.measure = measure
         self.every = every
+        self.memory = memory or WeightMemory(0.0)
         self._last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -31,7 +42,7 @@ class Probe(L.Callback):
 
     @torch.no_grad()
     def _look(self, trainer: L.Trainer, pl_module: Any) -> None:
-        with torch.random.fork_rng(devices=[]):
+        with self.memory.recalled(pl_module.model), torch.random.fork_rng(devices=[]):
             found = self.measure(pl_module.model)
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)

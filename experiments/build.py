@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from callbacks.averaging import AveragedWeights
 from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback
 from datamodules.frozen_lake import MazeSettings
@@ -96,12 +97,14 @@ def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
 def callbacks(
     config: ExperimentConfig, tokenizer: Tokenizer, extra: list[L.Callback]
 ) -> list[L.Callback]:
-    """Rollout, checkpoints, progress, and the probe on held-out problems."""
-    found: list[L.Callback] = [*extra]
+    """Averaged weights, rollout, checkpoints, progress, and the probe on held-out problems."""
+    averaged = AveragedWeights(config.trainer.average_decay)
+    found: list[L.Callback] = [averaged, *extra]
     if config.method == "visual_opsd":
         found.append(rollout(config, tokenizer))
     if config.held_out.num_problems:
-        found.append(Probe(text_only_probe(config, tokenizer), config.held_out.every))
+        measure = text_only_probe(config, tokenizer)
+        found.append(Probe(measure, config.held_out.every, averaged.memory))
     found.append(
         ModelCheckpoint(
             dirpath=config.folder / "checkpoints",
@@ -114,6 +117,12 @@ def callbacks(
         )
     )
     found.append(RichProgressBar(leave=True))
+    return found
+
+
+def averaged(trainer: L.Trainer) -> AveragedWeights:
+    """The run's averaged weights."""
+    (found,) = (c for c in trainer.callbacks if isinstance(c, AveragedWeights))  # type: ignore[attr-defined]
     return found
 
 

@@ -17,7 +17,6 @@ import lightning as L
 import matplotlib.pyplot as plt
 import torch
 
-from callbacks.averaging import AveragedWeights
 from datamodules.frozen_lake import generate
 from datamodules.thoughts import template_corpus
 from experiments import build
@@ -50,7 +49,6 @@ CONSTANT_SENTENCES = (
 )
 """One token each (decision record 0001)."""
 EXPERIMENT = Path("experiments/pretrain_tiny.yaml")
-AVERAGE_DECAY = 0.998
 VERIFY_TOLERANCE = 0.05
 
 
@@ -78,11 +76,10 @@ class ShippingRule:
 class Gate(L.Callback):
     """Scores the averaged weights every so often, keeps the curve, stops at the first pass."""
 
-    def __init__(self, config: ExperimentConfig, averaged: AveragedWeights, tokenizer: Any) -> None:
+    def __init__(self, config: ExperimentConfig, tokenizer: Any) -> None:
         """Write ``curve.jsonl`` and, at the end, ``base/`` into the run folder."""
         self.rule = ShippingRule()
         self.config = config
-        self.averaged = averaged
         self.tokenizer = tokenizer
         self.problems = build.held_out(
             build.maze_settings(config), "validation", self.rule.num_problems
@@ -96,7 +93,8 @@ class Gate(L.Callback):
         if step % self.rule.every:
             return
         known = [row for row in read_curve(self.curve) if row["step"] < step]
-        with self.averaged.memory.recalled(pl_module.model), torch.random.fork_rng(devices=[]):
+        memory = build.averaged(trainer).memory
+        with memory.recalled(pl_module.model), torch.random.fork_rng(devices=[]):
             scores = self._scores(pl_module.model)
             has_passed = self.rule.passes(scores)
             row = {"step": step, **scores, "has_passed": has_passed}
@@ -140,10 +138,9 @@ def pretrain(config: ExperimentConfig) -> dict[str, Any]:
     """Train until the rule passes; what was found, or an error that says how far it came."""
     make_start(config)
     tokenizer = Tokenizer.load(Path(config.model))
-    averaged = AveragedWeights(AVERAGE_DECAY)
-    gate = Gate(config, averaged, tokenizer)
+    gate = Gate(config, tokenizer)
     if not (config.folder / "base" / checkpoints.WEIGHTS).is_file():
-        train(config, [averaged, gate])
+        train(config, [gate])
     curve = read_curve(gate.curve)
     if not (curve and curve[-1]["has_passed"]):
         raise SystemExit(f"no step passed {gate.rule}; the last was {curve[-1:]}")
@@ -153,7 +150,7 @@ def pretrain(config: ExperimentConfig) -> dict[str, Any]:
         "commit": build.commit(),
         "seed": config.seed,
         "rule": asdict(gate.rule),
-        "weights_averaged_with_decay": AVERAGE_DECAY,
+        "weights_averaged_with_decay": config.trainer.average_decay,
         "shipped": curve[-1],
         "swapped": swapped(base, gate.problems[: gate.rule.num_drawn]),
         "data_digest": data_digest(config),

@@ -39,6 +39,9 @@ class TrainerConfig:
     accumulate: int = 2
     """Batches an optimiser step."""
     clip_norm: float = 1.0
+    average_decay: float = 0.0
+    """Moving average of the weights that is watched and saved as the student, once an optimiser
+    step; 0 saves the last weights. Training and rollouts never see it."""
     checkpoint_every: int = 100
     """Optimiser steps; a run that was killed goes on from the last one."""
     num_threads: int = 0

@@ -37,7 +37,8 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
         raise KeyboardInterrupt
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     model: Any = module.model
-    checkpoints.save(model, tokenizer, model_folder)
+    with build.averaged(trainer).memory.recalled(model):
+        checkpoints.save(model, tokenizer, model_folder)
     return model_folder
 
 

@@ -100,6 +100,7 @@ METHODS = {
     "ema": ["visual_opsd.teacher=ema"],
     "current": ["visual_opsd.teacher=current", "rollout.intervention=other_vt"],
     "drawn": ["visual_opsd.teacher=ema", "rollout.intervention=drawn_vt"],
+    "averaged": ["trainer.average_decay=0.9"],
     "sft": ["method=sft", "sft.mix={interleaved: 0.5, text_only: 0.1, privileged: 0.4}"],
 }
 
@@ -108,7 +109,14 @@ METHODS = {
 # are within a step, 7 and 8 in the second pass, 4, 8 and 12 just before a checkpoint is written.
 @pytest.mark.parametrize(
     ("method", "kills"),
-    [("fixed", [3]), ("ema", [5, 8]), ("current", [4]), ("drawn", [7]), ("sft", [5, 12])],
+    [
+        ("fixed", [3]),
+        ("ema", [5, 8]),
+        ("current", [4]),
+        ("drawn", [7]),
+        ("averaged", [5]),
+        ("sft", [5, 12]),
+    ],
 )
 def test_a_run_that_was_killed_ends_with_the_same_weights(config_of, base_folder, method, kills):
     settings = METHODS[method]
@@ -164,11 +172,25 @@ def test_a_checkpoint_that_a_kill_cut_short_costs_steps_and_no_bits(config_of):
     assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["step=6.ckpt"]
 
 
-def test_a_run_killed_before_it_wrote_its_model_writes_it(config_of):
-    folder = train(config_of("run"))
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_run_killed_before_it_wrote_its_model_writes_it(config_of, decay):
+    """Also where that is an average, though not a step is left to take."""
+    config = config_of("run", f"trainer.average_decay={decay}")
+    folder = train(config)
     kept = shutil.copytree(folder, folder.with_name("kept"))
     shutil.rmtree(folder)
-    assert_same_model(train(config_of("run")), kept)
+    assert_same_model(train(config), kept)
+
+
+def test_what_is_saved_is_the_average_and_training_never_sees_it(config_of):
+    plain = train(config_of("plain"))
+    config = config_of("averaged", "trainer.average_decay=0.9")
+    averaged = load_file(train(config) / "model.safetensors")
+    (last,) = (config.folder / "checkpoints").iterdir()
+    trained = torch.load(last, weights_only=False)["state_dict"]
+    name = "language_model.lm_head.weight"
+    assert torch.equal(trained[f"model.{name}"], load_file(plain / "model.safetensors")[name])
+    assert not torch.equal(averaged[name], trained[f"model.{name}"])
 
 
 def test_a_finished_run_returns_at_once(config_of):

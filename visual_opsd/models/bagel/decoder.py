@@ -18,6 +18,8 @@ from visual_opsd.models.bagel.config import DecoderConfig
 
 UNDERSTANDING, GENERATION = "", "_moe_gen"
 Streams = dict[str, Tensor]
+LOGITS_A_CHUNK = 2**26
+"""256 MB in float32: 441 tokens of a vocabulary of 152,064."""
 
 
 class RMSNorm(nn.Module):
@@ -30,8 +32,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
         """Normalise the last axis."""
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.eps)
+        y = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
         return self.weight * y.to(x.dtype)
 
 
@@ -196,6 +197,11 @@ def attend(
 ) -> Float[Tensor, "batch time heads head"]:
     """Softmax attention; an explicit mask, because a causal flag aligns top left when cached."""
     groups = q.shape[2] // k.shape[2]
+    if q.shape[1] == 1:  # decoding: the heads of a group are queries at one time, nothing is copied
+        folded = q.unflatten(2, (-1, groups))[:, 0]
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        y = F.scaled_dot_product_attention(folded, k, v, attn_mask=mask)
+        return y.flatten(1, 2)[:, None]
     if groups > 1:  # repeating is faster than enable_gqa on a CPU
         k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -271,15 +277,17 @@ class OutputProjection(nn.Linear):
         self,
         hidden: Float[Tensor, "tokens width"],
         reduce: Callable[[Tensor, slice], Tensor] | None = None,
-        chunk_size: int = 512,
     ) -> Tensor:
         """Logits [tokens, vocabulary], or what ``reduce(logits, rows)`` makes of every chunk.
 
         The loop runs inside this one module call: under ZeRO-3, calls that differ in number
-        between ranks hang.
+        between ranks hang. More than one chunk is computed again in the backward pass.
         """
         if reduce is None:
             return super().forward(hidden)
+        chunk_size = max(1, LOGITS_A_CHUNK // self.out_features)
+        if len(hidden) <= chunk_size:
+            return reduce(super().forward(hidden), slice(0, len(hidden)))
 
         def piece(rows: slice) -> Tensor:
             return torch.utils.checkpoint.checkpoint(
@@ -288,7 +296,7 @@ class OutputProjection(nn.Linear):
                 use_reentrant=False,
             )
 
-        starts = range(0, max(len(hidden), 1), chunk_size)
+        starts = range(0, len(hidden), chunk_size)
         return torch.cat([piece(slice(start, start + chunk_size)) for start in starts])
 
 

@@ -14,6 +14,7 @@ from visual_opsd.contexts import (
     student_context,
     teacher_context,
 )
+from visual_opsd.models.bagel import decoder
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.interface import Drawer, Reader, Sampling
 from visual_opsd.rollouts.trajectories import rescoring_error
@@ -183,11 +184,14 @@ def test_the_teacher_sees_the_visual_thought(model, tokenizer, problems):
     assert (one - other).abs().max() > 1e-3
 
 
-def test_logits_reduced_chunk_by_chunk_are_the_whole_reduced(model, contexts):
-    """Value and gradient, whatever the chunk; and the whole is never handed out."""
+@pytest.mark.parametrize("chunk_size", [7, 39, 40, 512])
+def test_logits_reduced_chunk_by_chunk_are_the_whole_reduced(
+    model, contexts, monkeypatch, chunk_size
+):
+    """Value and gradient; and a whole that is too large is never handed out."""
+    monkeypatch.setattr(decoder, "LOGITS_A_CHUNK", chunk_size * tiny.VOCABULARY_SIZE)
     hidden = model(contexts, [torch.arange(5) for _ in contexts]).detach().requires_grad_()
-    projection = model.language_model.lm_head
-    whole = projection(hidden).logsumexp(dim=-1)
+    whole = model.logits(hidden).logsumexp(dim=-1)
     (expected,) = torch.autograd.grad(whole.square().sum(), hidden, retain_graph=True)
     seen = []
 
@@ -195,12 +199,10 @@ def test_logits_reduced_chunk_by_chunk_are_the_whole_reduced(model, contexts):
         seen.append((len(logits), rows.start))
         return logits.logsumexp(dim=-1)
 
-    for chunk_size in (7, 40, 512):
-        seen.clear()
-        found = projection(hidden, reduce, chunk_size)
-        torch.testing.assert_close(found, whole)
-        assert seen[0] == (min(chunk_size, 40), 0)
-        torch.testing.assert_close(torch.autograd.grad(found.square().sum(), hidden)[0], expected)
+    found = model.logits(hidden, reduce)
+    torch.testing.assert_close(found, whole)
+    assert seen == [(min(chunk_size, 40 - start), start) for start in range(0, 40, chunk_size)]
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), hidden)[0], expected)
 
 
 def test_what_does_not_fit_is_an_error_that_says_so(model, contexts):
