@@ -30,7 +30,7 @@ class SFTConfig:
     num_noised: int = 1
     """Noised copies of every drawn image; they share one context."""
     latent_dropout: float = 0.3
-    """How often an image's clean latents are left out of an interleaved row (as ThinkMorph)."""
+    """How often a drawing's clean latents are left out of an interleaved row (ThinkMorph's 0.3)."""
     optimiser: OptimiserConfig = OptimiserConfig()
     seed: int = 0
 
@@ -89,16 +89,10 @@ class SupervisedFineTuning(L.LightningModule):
         rng = np.random.default_rng(seed)
         kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
         if kind == "interleaved":
-            has_problem_latents, has_thought_latents = rng.random(2) >= self.config.latent_dropout
+            has_latents = bool(rng.random() >= self.config.latent_dropout)
             return demonstrations.interleaved(
-                problem,
-                self.encode,
-                self.config.num_noised,
-                has_problem_latents=bool(has_problem_latents),
-                has_thought_latents=bool(has_thought_latents),
+                problem, self.encode, self.config.num_noised, has_latents=has_latents
             )
-        if kind == "text_only":
-            return demonstrations.text_only(problem, self.encode)
         _, _, intervention = kind.partition(":")
         shown = intervene(intervention or "true_vt", problem, donor, seed)
         return demonstrations.privileged(shown, self.encode)

@@ -19,23 +19,20 @@ def interleaved(
     encode: Encode,
     num_noised: int = 1,
     *,
-    has_problem_latents: bool = True,
-    has_thought_latents: bool = True,
+    has_latents: bool = True,
 ) -> Context:
     """Think, draw, look, answer: ThinkMorph's training sequence with one visual thought.
 
-    Clean latents are sometimes left out (condition dropout), so that what is drawn is also read
-    through the vision encoder.
+    The drawing's clean latents are sometimes left out (condition dropout), so that it is also
+    read through the vision encoder. The problem's never are: without them the row starts as the
+    student's context, and the model would learn to ask for drawings there.
     """
     before, after = problem.text_thoughts
     (visual_thought,) = problem.visual_thoughts
-    system, _, question = drawing_context(problem, encode).main
     return (
-        system,
-        replace(problem.image, with_latents=has_problem_latents),
-        question,
+        *drawing_context(problem, encode).main,
         Text(encode(f"<think>{before}</think>{IMAGE_START}"), is_target=True),
-        replace(visual_thought, num_noised=num_noised, with_latents=has_thought_latents),
+        replace(visual_thought, num_noised=num_noised, with_latents=has_latents),
         Text(encode(f"<image_end><think>{after}</think>{problem.tagged_answer}"), is_target=True),
     )
 
