@@ -93,6 +93,8 @@ class SupervisedFineTuning(L.LightningModule):
             return demonstrations.interleaved(
                 problem, self.encode, self.config.num_noised, has_latents=has_latents
             )
+        if kind == "text_only":
+            return demonstrations.text_only(problem, self.encode)
         _, _, intervention = kind.partition(":")
         shown = intervene(intervention or "true_vt", problem, donor, seed)
         return demonstrations.privileged(shown, self.encode)

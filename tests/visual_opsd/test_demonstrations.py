@@ -32,7 +32,7 @@ def test_interleaved_rows_think_draw_look_and_answer(problems, tokenizer):
 def test_clean_latents_can_be_left_out(problems, tokenizer):
     """So that what is drawn is also read through the vision encoder alone."""
     row = interleaved(
-        problems[0], tokenizer.encode, has_problem_latents=False, has_thought_latents=False
+        problems[0], tokenizer.encode, has_latents=False
     )
     assert not row[1].with_latents
     assert not row[4].with_latents
