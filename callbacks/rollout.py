@@ -21,7 +21,8 @@ class RolloutConfig:
     sampling: Sampling = Sampling()
     intervention: str = "true_vt"
     """What the visual thoughts are replaced by, in design.md's names."""
-    seed: int = 42
+    seed: int | None = None
+    """None: the run's."""
 
     def __post_init__(self) -> None:
         if self.intervention not in INTERVENTIONS:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
         return checkpoints.load(config.model)[0]
 
     if config.method == "sft":
-        return SupervisedFineTuning(build, tokenizer.encode, config.sft)
+        return SupervisedFineTuning(build, tokenizer.encode, seeded(config.sft, config.seed))
     return VisualOPSD(build, tokenizer.encode, config.visual_opsd)
 
 
@@ -69,16 +70,28 @@ def maze_settings(config: ExperimentConfig) -> MazeSettings:
 
 
 def held_out(settings: MazeSettings, split: Any, num_problems: int) -> list[Problem]:
-    """The first problems of a split that is never trained on."""
-    source = GeneratedMazes(settings, split, num_problems)
-    return [source.problem(index) for index in range(num_problems)]
+    """The first different mazes of a split; where a small size runs out, larger ones go on."""
+    source = GeneratedMazes(settings, split, 64 * num_problems)
+    found: dict[tuple[str, ...], Problem] = {}
+    for index in range(len(source)):
+        found.setdefault(source.maze(index).rows, source.problem(index))
+        if len(found) == num_problems:
+            return list(found.values())
+    raise ValueError(
+        f"the {split} split has {len(found)} different mazes, {num_problems} are asked for"
+    )
 
 
 def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
     """Trajectories and visual thoughts."""
     is_drawn = config.rollout.intervention == "drawn_vt"
     artist = illustrator(config, tokenizer) if is_drawn else None
-    return RolloutCallback(config.rollout, tokenizer.encode, artist)
+    return RolloutCallback(seeded(config.rollout, config.seed), tokenizer.encode, artist)
+
+
+def seeded(part: Any, seed: int) -> Any:
+    """A part of the configuration that takes the run's seed unless it names its own."""
+    return replace(part, seed=seed) if part.seed is None else part
 
 
 def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
@@ -170,9 +183,26 @@ def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
 
 
 def prepare_folder(config: ExperimentConfig) -> None:
-    """Claim the run folder; one of another configuration is an error that lists the differences."""
+    """Claim the run folder, after a look at what the run starts from.
+
+    Raises:
+        ValueError: The folder holds a run of another configuration or another model; lists the
+            differences. Or the model folder does not fit together.
+        FileNotFoundError: No such model, or no such data folder.
+    """
+    model = Path(config.model)
+    checkpoints.read_config(checkpoints.file_in(model, checkpoints.CONFIG))
+    checkpoints.file_in(model, checkpoints.WEIGHTS)
+    if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
+        raise FileNotFoundError(f"data.source: no folder {config.data.source}")
     saved = config.folder / "config.yaml"
     if saved.is_file():
+        known = json.loads((config.folder / "run.json").read_text())["model_digest"]
+        if known != digest(model):
+            raise ValueError(
+                f"{config.folder} holds a run of another model: {config.model} has changed since. "
+                "Take another name or output_dir, or remove the folder"
+            )
         changed = differences(config, saved)
         if changed:
             raise ValueError(
@@ -181,7 +211,6 @@ def prepare_folder(config: ExperimentConfig) -> None:
             )
         return
     config.folder.mkdir(parents=True, exist_ok=True)
-    saved.write_text(to_yaml(config))
     facts = {
         "commit": commit(),
         "seed": config.seed,
@@ -189,6 +218,7 @@ def prepare_folder(config: ExperimentConfig) -> None:
         "versions": {package: version(package) for package in PACKAGES},
     }
     (config.folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    saved.write_text(to_yaml(config))  # last: it is what claims the folder
 
 
 def last_checkpoint(folder: Path) -> Path | None:

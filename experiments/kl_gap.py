@@ -63,7 +63,7 @@ def token_gaps(
     shown: Sequence[Problem] | None = None,
     description: str = "",
 ) -> list[Tensor]:
-    """KL(teacher || student) a token in nats, a tensor a problem, in the order of the problems.
+    """KL(teacher || student) a sampled token in nats, a tensor a problem, in the problems' order.
 
     The teacher sees the visual thoughts of ``shown`` (default: the true ones), the student none.
     """
@@ -81,7 +81,11 @@ def token_gaps(
             log_probs(teacher, teacher_sees, completions),
             log_probs(student, student_sees, completions),
         )
-        gaps |= dict(zip(indices, kl.split(list(completions.lengths)), strict=True))
+        rows = kl.split(list(completions.lengths))
+        gaps |= {
+            index: row[is_sampled]  # an injected delimiter is context
+            for index, row, is_sampled in zip(indices, rows, completions.is_sampled, strict=True)
+        }
     return [gaps[index] for index in range(len(shown))]
 
 

@@ -147,7 +147,7 @@ def pretrain(config: ExperimentConfig) -> dict[str, Any]:
     base = config.folder / "base"
     facts = {
         "command": "make pretrain-tiny",
-        "commit": build.commit(),
+        "commit": json.loads((config.folder / "run.json").read_text())["commit"],
         "seed": config.seed,
         "rule": asdict(gate.rule),
         "weights_averaged_with_decay": config.trainer.average_decay,

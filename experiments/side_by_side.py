@@ -47,7 +47,8 @@ def train_all(configs: dict[str, ExperimentConfig]) -> None:
                     running[name] = _start(waiting.pop(name), threads)
                 time.sleep(POLL_SECONDS)
                 for name in list(running):
-                    progress.update(bars[name], completed=_step(configs[name].folder))
+                    if step := _step(configs[name].folder):
+                        progress.update(bars[name], completed=step)
                     code = running[name].poll()
                     if code is not None:
                         del running[name]
@@ -91,6 +92,9 @@ def _step(folder: Path) -> int:
     files = sorted(folder.glob("metrics/session_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
     if not files:
         return 0
-    header, *rows = files[-1].read_text().splitlines()
-    column = header.split(",").index("step")
-    return int(rows[-1].split(",")[column]) + 1 if rows else 0
+    try:
+        header, *rows = files[-1].read_text().splitlines()
+        column = header.split(",").index("step")
+        return int(rows[-1].split(",")[column]) + 1
+    except (ValueError, IndexError):  # looked while it was being written
+        return 0

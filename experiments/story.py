@@ -56,6 +56,8 @@ class StorySettings:
 
     num_problems: int = 2048
     num_drawn: int = 1024
+    num_drawn_official: int = 96
+    """The first of them, drawn once more by the slow official protocol."""
     num_trajectories: int = 1024
     """Fixed completions of the base that the gap is measured on."""
     num_timed: int = 24
@@ -130,10 +132,14 @@ class Story:
         ways: tuple[Way, ...] = ("text_only", "privileged", "drawn")
         for way in ways:
             self.predictions("base", way)
+        self.predictions("base", "drawn", at="official")
         self.gap("base")
-        train_all(self.arms)
-        self.latency()
         self._keep_seconds(before + time.perf_counter() - started)
+        try:
+            train_all(self.arms)
+        finally:
+            self._keep_seconds(before + time.perf_counter() - started)
+        self.latency()
         for name in self.arms:
             self.predictions(name, "text_only")
             self.gap(name)
@@ -165,7 +171,8 @@ class Story:
         for arm in self.arms.values():
             build.prepare_folder(arm)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(mine, indent=2) + "\n")
+        if not path.is_file():
+            path.write_text(json.dumps({**mine, "commit": build.commit()}, indent=2) + "\n")
 
     def predictions(
         self, name: str, way: Way, *, on: str = "test", at: str = "greedy"
@@ -173,7 +180,8 @@ class Story:
         """Answers of one model in one way, from disk or made now."""
         problems = self.vsp if on == "vsp" else self.problems
         if way == "drawn" and on != "vsp":
-            problems = problems[: self.settings.num_drawn]
+            few = self.settings.num_drawn_official if at == "official" else self.settings.num_drawn
+            problems = problems[:few]
         path = self.folder / "predictions" / f"{name}-{way}-{on}-{at}.jsonl"
         if path.is_file():
             return load_predictions(path)
@@ -185,8 +193,8 @@ class Story:
             tokenizer,
             problems,
             way,
-            sampling=GREEDY if at == "greedy" else SAMPLED,
-            drawing=FAST_DRAWING,
+            sampling=SAMPLED if at == "sampled" else GREEDY,
+            drawing=Drawing() if at == "official" else FAST_DRAWING,
             seed=self.settings.seed,
             description=f"{name}: {way} on {len(problems)} mazes ({on}, {at})",
         )
@@ -230,9 +238,11 @@ class Story:
             chosen = [self.problems[index] for index in np.argsort(-means)[:num_shown]]
             fixed = sample_fixed(base, tokenizer, chosen, SAMPLED, self.settings.seed)
             ids = {
-                index: row.tolist()
+                index: row[is_sampled].tolist()
                 for indices, completions in zip(fixed.batches, fixed.completions, strict=True)
-                for index, row in zip(indices, completions.ids, strict=True)
+                for index, row, is_sampled in zip(
+                    indices, completions.ids, completions.is_sampled, strict=True
+                )
             }
             gaps = {
                 name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
@@ -295,6 +305,11 @@ class Story:
 
         return {
             "base_drawn": self._accuracy("base", "drawn"),
+            "base_drawn_official": accuracy(self._drawn_officially()).as_dict(),
+            "official_over_fast_drawing": difference(
+                np.array([p.is_solved for p in self._drawn_officially()], dtype=float),
+                drawn[: self.settings.num_drawn_official],
+            ),
             "base_text": self._accuracy("base", "text_only"),
             "base_privileged": self._accuracy("base", "privileged"),
             "base_exact_drawings": share(
@@ -343,7 +358,7 @@ class Story:
             "wall_seconds": round(wall_seconds, 1),
             "settings": asdict(self.settings),
             "seed": next(iter(self.arms.values())).seed,
-            "commit": build.commit(),
+            "commit": json.loads((self.folder / "story.json").read_text())["commit"],
         }
 
     def closure(self, name: str, of: Literal["fixed", "both_moved", "own"] = "fixed") -> Estimate:
@@ -354,6 +369,11 @@ class Story:
         """
         before, after = self.gap("base"), self.gap(name)
         if of != "own":
+            if before["fixed_lengths"] != after["fixed_lengths"]:
+                raise ValueError(
+                    f"{self.folder}/gap: base.json and {name}.json are of different completions; "
+                    "remove both and run again"
+                )
             return bootstrap_closure(before["fixed_sums"], after[f"{of}_sums"], self.settings.seed)
         return bootstrap_statistic(
             lambda b, m, a, n: float(1 - (a.sum() / n.sum()) / (b.sum() / m.sum())),
@@ -367,6 +387,9 @@ class Story:
 
     def _solved(self, name: str, way: Way) -> np.ndarray:
         return np.array([p.is_solved for p in self.predictions(name, way)], dtype=float)
+
+    def _drawn_officially(self) -> list[Prediction]:
+        return self.predictions("base", "drawn", at="official")
 
     def _accuracy(self, name: str, way: Way) -> dict[str, float]:
         return accuracy(self.predictions(name, way)).as_dict()

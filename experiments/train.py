@@ -48,10 +48,9 @@ def main() -> None:
         raise SystemExit("usage: python -m experiments.train experiments/NAME.yaml [key=value ...]")
     try:
         config = load_experiment(Path(sys.argv[1]), sys.argv[2:])
-        build.prepare_folder(config)
-    except (ValueError, FileNotFoundError) as error:
+        print(train(config))
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    print(train(config))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class OptimiserConfig:
 def configure(
     parameters: Iterable[nn.Parameter], config: OptimiserConfig, num_steps: int
 ) -> OptimizerLRSchedulerConfig:
-    """What ``configure_optimizers`` returns: only trainable weights, stepped every batch."""
+    """What ``configure_optimizers`` returns: only what trains, a schedule by optimiser step."""
     optimiser = AdamW(
         [p for p in parameters if p.requires_grad],
         lr=config.learning_rate,

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on demonstrations: interleaved (it makes a base) or on text only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,12 @@ from visual_opsd.contexts import Context, Encode, Problem, ProblemBatch
 from visual_opsd.interventions import INTERVENTIONS, intervene
 from visual_opsd.seeds import row_seed
 
-TEXT_ONLY: Mapping[str, float] = {"text_only": 1.0}
-
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig:
     """What is imitated, and how."""
 
-    mix: dict[str, float] = field(default_factory=lambda: dict(TEXT_ONLY))
+    mix: dict[str, float] = field(default_factory=dict)
     """Share of each kind of row: ``interleaved``, ``text_only``, ``privileged`` (the teacher's
     context with the true visual thought), or ``privileged:<intervention>`` (with another)."""
     drawing_weight: float = 1.0
@@ -32,10 +30,11 @@ class SFTConfig:
     latent_dropout: float = 0.3
     """How often a drawing's clean latents are left out of an interleaved row (ThinkMorph's 0.3)."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    seed: int = 0
+    seed: int | None = None
+    """None: the run's."""
 
     def __post_init__(self) -> None:
-        if not self.mix or abs(sum(self.mix.values()) - 1) > 1e-6:
+        if self.mix and abs(sum(self.mix.values()) - 1) > 1e-6:
             raise ValueError(f"the shares of mix must sum to 1, got {dict(self.mix)}")
         known = {"interleaved", "text_only", "privileged"}
         known |= {f"privileged:{intervention}" for intervention in INTERVENTIONS}
@@ -56,6 +55,8 @@ class SupervisedFineTuning(L.LightningModule):
     ) -> None:
         """Take a factory: every strategy builds the model in ``configure_model``."""
         super().__init__()
+        if not config.mix:
+            raise ValueError("sft.mix is empty: name the kinds of rows and their shares")
         self.build = build
         self.encode = encode
         self.config = config

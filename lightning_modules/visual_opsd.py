@@ -25,7 +25,7 @@ class VisualOPSDConfig:
     """The start weights, their moving average (the paper), or the student itself.
 
     Fixed by default: nothing trains the teacher's context, so a teacher that follows the student
-    forgets how to read visual thoughts (README, Measured)."""
+    forgets how to read visual thoughts (decision record 0003)."""
     ema_decay: float = 0.995
     """Of the moving average, once an optimiser step; 0 would be ``current``, 1 ``fixed``."""
     optimiser: OptimiserConfig = OptimiserConfig()

@@ -91,6 +91,6 @@ def test_folder_of_another_story_is_refused_before_anything_is_measured(start, t
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit, match=r"error: .*num_problems: 2048 -> 8"):
         tell(demo.ARMS, demo.NAMES, [*arguments, "story.num_problems=8"])
-    with pytest.raises(SystemExit, match=r"error: .*trainer.max_steps: 600 -> 3"):
+    with pytest.raises(SystemExit, match=r"error: .*trainer.max_steps: \d+ -> 3"):
         tell(demo.ARMS, demo.NAMES, [*arguments, "trainer.max_steps=3"])
     assert sorted(tmp_path.rglob("*")) == before

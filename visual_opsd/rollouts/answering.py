@@ -126,7 +126,7 @@ def _draw_and_answer(
     for index, row in enumerate(asking):
         drawn[row] = images[index]
         written[row] = written[row] + rest.ids[index].tolist()
-        is_cut[row] = rest.is_cut[index]
+        is_cut[row] |= rest.is_cut[index]
     return written, drawn, is_cut
 
 

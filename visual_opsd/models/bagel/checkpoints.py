@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -36,10 +37,12 @@ def save(model: BagelModel, tokenizer: Tokenizer, folder: Path) -> None:
 def load(folder: Path | str, device: torch.device | str = "cpu") -> tuple[BagelModel, Tokenizer]:
     """Read a folder; a missing file, key or shape is an error that names it."""
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no model folder: it has no {name}")
-    config = read_config(folder / CONFIG)
+    config = read_config(file_in(folder, CONFIG))
+    if config.latent.codec != "patch_pca":
+        raise ValueError(
+            f"{folder / CONFIG}: latent.codec {config.latent.codec!r} cannot be read from a folder "
+            "yet, only 'patch_pca'"
+        )
     tokenizer = Tokenizer.load(folder)
     if tokenizer.marks != config.tokens or len(tokenizer) > config.decoder.vocab_size:
         raise ValueError(
@@ -49,11 +52,19 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> tuple[BagelM
     codec = None
     if (folder / CODEC).is_file():
         patches = PatchCodec(config.latent.pixels_per_token, config.latent.channels)
-        _fill(patches, load_file(folder / CODEC), folder / CODEC)
+        _fill(patches, _read(folder / CODEC), folder / CODEC)
         codec = LatentCodec(patches)
     model = BagelModel(config, codec, tokenizer.decode)
-    _fill(model, load_file(folder / WEIGHTS), folder / WEIGHTS, ignored="codec.")
+    path = file_in(folder, WEIGHTS)
+    _fill(model, _read(path), path, ignored="codec.")
     return model.to(device), tokenizer
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """A file of a model folder; FileNotFoundError where there is none."""
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder} is no model folder: it has no {name}")
+    return folder / name
 
 
 def weights(model: BagelModel) -> dict[str, Tensor]:
@@ -65,7 +76,10 @@ def weights(model: BagelModel) -> dict[str, Tensor]:
 
 def read_config(path: Path) -> BagelConfig:
     """Read ``config.json``; an unknown or missing key is an error that names file and key."""
-    raw: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    try:
+        raw: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
     parts = {
         "decoder": DecoderConfig,
         "vision": VisionConfig,
@@ -78,6 +92,13 @@ def read_config(path: Path) -> BagelConfig:
         return BagelConfig(**{key: build(**raw[key]) for key, build in parts.items()})
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _save(state: dict[str, Tensor], path: Path) -> None:
