@@ -67,14 +67,15 @@ class VisualOPSD(L.LightningModule):
         student_sees = [student_context(problem, self.encode) for problem in batch.problems]
         teacher_sees = [teacher_context(problem, self.encode) for problem in shown]
 
+        config = self.config.divergence
         with torch.no_grad(), self.teacher_weights() as teacher:
-            logits = teacher.logits(teacher(teacher_sees, completions.ids))
-            scores = teacher_scores(logits, self.config.divergence)
-
-        hidden = self.model(student_sees, completions.ids)
+            scores = teacher.logits(
+                teacher(teacher_sees, completions.ids),
+                lambda logits, _: teacher_scores(logits, config),
+            )
         per_token = self.model.logits(
-            hidden,
-            lambda logits, rows: divergence(logits, scores.rows(rows), self.config.divergence),
+            self.model(student_sees, completions.ids),
+            lambda logits, rows: divergence(logits, scores.rows(rows), config),
         )
         loss = (per_token * token_weights(completions.is_sampled)).sum()
         self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch))

@@ -4,14 +4,12 @@ Shape suffixes: T = completion tokens, V = vocabulary, K = compared entries (kep
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 # What stands for -inf: its probability is exactly 0 in float32, and 0 times it is not NaN.
 LOGIT_FLOOR = -1e9
@@ -100,24 +98,6 @@ def teacher_scores(
     return TeacherScores(*_kept_and_tail(_floored(logits, config), ids))
 
 
-def chunked_teacher_scores(
-    logits_of: Callable[[Tensor], Tensor],
-    hidden: Float[Tensor, "tokens width"],
-    config: DivergenceConfig,
-    chunk_size: int,
-) -> TeacherScores:
-    """:func:`teacher_scores` of ``logits_of(hidden)``, a chunk of tokens at a time."""
-    with torch.no_grad():
-        chunks = [
-            teacher_scores(logits_of(hidden[part]), config)
-            for part in _chunks(hidden.shape[0], chunk_size)
-        ]
-    log_probs, ids, log_tails = zip(*chunks, strict=True)
-    if ids[0] is None:
-        return TeacherScores(torch.cat(log_probs))
-    return TeacherScores(torch.cat(log_probs), torch.cat(ids), torch.cat(log_tails))
-
-
 def divergence(
     student_logits: Float[Tensor, "tokens vocab"],
     teacher: TeacherScores,
@@ -158,32 +138,6 @@ def generalized_jsd(
     return divergence(student_logits, teacher_scores(teacher_logits, config), config)
 
 
-def chunked_divergence(
-    logits_of: Callable[[Tensor], Tensor],
-    hidden: Float[Tensor, "tokens width"],
-    teacher: TeacherScores,
-    config: DivergenceConfig,
-    chunk_size: int,
-) -> Float[Tensor, " tokens"]:
-    """:func:`divergence` of ``logits_of(hidden)``, never holding all tokens' logits at once.
-
-    Each chunk's logits are computed again in the backward pass.
-    """
-    if teacher.log_probs.shape[0] != hidden.shape[0]:
-        raise ValueError(
-            f"student has {hidden.shape[0]} tokens, teacher {teacher.log_probs.shape[0]}"
-        )
-
-    def of_chunk(hidden_chunk: Tensor, teacher_chunk: TeacherScores) -> Tensor:
-        return divergence(logits_of(hidden_chunk), teacher_chunk, config)
-
-    chunks = [
-        checkpoint(of_chunk, hidden[part], teacher.rows(part), use_reentrant=False)
-        for part in _chunks(hidden.shape[0], chunk_size)
-    ]
-    return torch.cat(chunks)
-
-
 def kl_divergence_per_token(
     teacher_logprobs: Float[Tensor, "tokens vocab"],
     student_logprobs: Float[Tensor, "tokens vocab"],
@@ -197,13 +151,6 @@ def kl_divergence_per_token(
     teacher_TV = teacher_logprobs.where(possible, 0.0)
     student_TV = student_logprobs.where(possible, 0.0)
     return (teacher_logprobs.exp() * (teacher_TV - student_TV)).sum(dim=-1)
-
-
-def _chunks(num_tokens: int, chunk_size: int) -> list[slice]:
-    """Slices that cover the tokens; one empty slice where there is none."""
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    return [slice(at, at + chunk_size) for at in range(0, max(num_tokens, 1), chunk_size)]
 
 
 def _check_pair(student_logits: Tensor, teacher: TeacherScores, config: DivergenceConfig) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,9 +95,13 @@ class Reader(Protocol):
     def logits(
         self,
         hidden: Float[Tensor, "tokens width"],
-        reduce: Callable[[Tensor, slice], Tensor] | None = None,
-    ) -> Float[Tensor, "tokens ..."]:
-        """Next-token logits; with ``reduce``, of chunk after chunk, never the whole at once."""
+        reduce: Callable[[Tensor, slice], Any] | None = None,
+    ) -> Any:
+        """Next-token logits [tokens, vocabulary].
+
+        Or what ``reduce(logits, rows)`` makes of chunk after chunk, put together: a tensor or a
+        named tuple of tensors. The whole is never held then.
+        """
 
     def sample(
         self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int]

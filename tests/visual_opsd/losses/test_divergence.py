@@ -10,8 +10,6 @@ from torch.distributions import Categorical, kl_divergence
 from tests.oracle import load_oracle, oracle_files
 from visual_opsd.losses.divergence import (
     DivergenceConfig,
-    chunked_divergence,
-    chunked_teacher_scores,
     divergence,
     generalized_jsd,
     kl_divergence_per_token,
@@ -215,58 +213,10 @@ def test_certain_and_opposed_sides_stay_finite(config):
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("chunk_size", [1, 2, 5, 100])
-@pytest.mark.parametrize("config", EVERY_KIND, ids=difference)
-def test_chunks_change_neither_value_nor_gradient(logits, config, chunk_size):
-    generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(5, 7, generator=generator).requires_grad_()
-    output = torch.nn.Linear(7, 11)
-    scores = teacher_scores(logits[1], config)
-    weights = torch.arange(1.0, 6)
-    wanted = (hidden, *output.parameters())
-
-    whole = divergence(output(hidden), scores, config)
-    chunked = chunked_divergence(output, hidden, scores, config, chunk_size)
-    torch.testing.assert_close(chunked, whole)
-    torch.testing.assert_close(
-        torch.autograd.grad(chunked @ weights, wanted),
-        torch.autograd.grad(whole @ weights, wanted),
-    )
-
-
-def test_chunks_never_hold_the_logits_of_all_tokens(logits):
-    """Neither forward nor kept for backward: autograd saves no tensor of a chunk's logits."""
-    sizes, saved = [], []
-    output = torch.nn.Linear(7, 11)
-
-    def logits_of(hidden):
-        sizes.append(len(hidden))
-        return output(hidden)
-
-    hidden = torch.randn(5, 7, requires_grad=True)
-    scores = teacher_scores(logits[1], EXACT)
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda x: saved.append(x.shape) or x, lambda x: x
-    ):
-        chunked = chunked_divergence(logits_of, hidden, scores, EXACT, 2)
-    assert sizes == [2, 2, 1]
-    assert not any(11 in shape for shape in saved)
-    chunked.sum().backward()
-    assert len(sizes) == 6
-
-
-@pytest.mark.parametrize("config", [EXACT, DivergenceConfig(top_k=4)], ids=difference)
-def test_the_teacher_is_scored_the_same_in_chunks(logits, config):
-    whole = teacher_scores(logits[1], config)
-    chunked = chunked_teacher_scores(lambda x: x, logits[1], config, 2)
-    for one, other in zip(whole, chunked, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 def test_no_tokens_diverge_by_nothing():
     for config in EVERY_KIND:
-        scores = chunked_teacher_scores(lambda x: x, torch.zeros(0, 11), config, 2)
-        assert chunked_divergence(lambda x: x, torch.zeros(0, 11), scores, config, 2).shape == (0,)
+        nothing = torch.zeros(0, 11)
+        assert generalized_jsd(nothing, nothing, config).shape == (0,)
 
 
 def test_bfloat16_logits_are_compared_in_float32(logits):
@@ -309,8 +259,6 @@ def test_sides_of_different_lengths_are_refused(logits):
     scores = teacher_scores(teacher[:-1], EXACT)
     with pytest.raises(ValueError, match="student has 5 tokens, teacher 4"):
         divergence(student, scores, EXACT)
-    with pytest.raises(ValueError, match="student has 5 tokens, teacher 4"):
-        chunked_divergence(lambda x: x, student, scores, EXACT, 2)
 
 
 def test_scores_of_other_settings_are_refused(logits):
@@ -339,11 +287,6 @@ def test_scores_of_other_settings_are_refused(logits):
 def test_nonsense_is_refused_by_value(settings, message):
     with pytest.raises(ValueError, match=message):
         DivergenceConfig(**settings)
-
-
-def test_chunks_of_nothing_are_refused(logits):
-    with pytest.raises(ValueError, match="got 0"):
-        chunked_teacher_scores(lambda x: x, logits[1], EXACT, 0)
 
 
 def oracle_cases():

@@ -6,6 +6,7 @@ Streams: a dict from the expert's name suffix ("" understands, "_moe_gen" draws)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -276,8 +277,8 @@ class OutputProjection(nn.Linear):
     def forward(
         self,
         hidden: Float[Tensor, "tokens width"],
-        reduce: Callable[[Tensor, slice], Tensor] | None = None,
-    ) -> Tensor:
+        reduce: Callable[[Tensor, slice], Any] | None = None,
+    ) -> Any:
         """Logits [tokens, vocabulary], or what ``reduce(logits, rows)`` makes of every chunk.
 
         The loop runs inside this one module call: under ZeRO-3, calls that differ in number
@@ -289,7 +290,7 @@ class OutputProjection(nn.Linear):
         if len(hidden) <= chunk_size:
             return reduce(super().forward(hidden), slice(0, len(hidden)))
 
-        def piece(rows: slice) -> Tensor:
+        def piece(rows: slice) -> Any:
             return torch.utils.checkpoint.checkpoint(
                 lambda states: reduce(F.linear(states, self.weight), rows),
                 hidden[rows],
@@ -297,7 +298,16 @@ class OutputProjection(nn.Linear):
             )
 
         starts = range(0, len(hidden), chunk_size)
-        return torch.cat([piece(slice(start, start + chunk_size)) for start in starts])
+        return _joined([piece(slice(start, start + chunk_size)) for start in starts])
+
+
+def _joined(pieces: list[Any]) -> Any:
+    """Chunks of a tensor, or of a named tuple of tensors (or None), one behind another."""
+    first = pieces[0]
+    if isinstance(first, Tensor):
+        return torch.cat(pieces)
+    columns = zip(*pieces, strict=True)
+    return type(first)(*(None if x[0] is None else torch.cat(x) for x in columns))
 
 
 def _add(left: Streams, right: Streams) -> Streams:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,8 +97,8 @@ class BagelModel(nn.Module):
     def logits(
         self,
         hidden: Float[Tensor, "tokens width"],
-        reduce: Callable[[Tensor, slice], Tensor] | None = None,
-    ) -> Tensor:
+        reduce: Callable[[Tensor, slice], Any] | None = None,
+    ) -> Any:
         """Next-token logits, or what ``reduce(logits, rows)`` makes of chunk after chunk."""
         return self.language_model.lm_head(hidden, reduce)
 

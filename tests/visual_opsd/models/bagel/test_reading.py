@@ -14,6 +14,7 @@ from visual_opsd.contexts import (
     student_context,
     teacher_context,
 )
+from visual_opsd.losses.divergence import DivergenceConfig, teacher_scores
 from visual_opsd.models.bagel import decoder
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.interface import Drawer, Reader, Sampling
@@ -203,6 +204,18 @@ def test_logits_reduced_chunk_by_chunk_are_the_whole_reduced(
     torch.testing.assert_close(found, whole)
     assert seen == [(min(chunk_size, 40 - start), start) for start in range(0, 40, chunk_size)]
     torch.testing.assert_close(torch.autograd.grad(found.square().sum(), hidden)[0], expected)
+
+
+@pytest.mark.parametrize("top_k", [None, 8])
+def test_the_teacher_is_scored_the_same_in_chunks(model, contexts, monkeypatch, top_k):
+    config = DivergenceConfig(top_k=top_k)
+    with torch.no_grad():
+        hidden = model(contexts, [torch.arange(5) for _ in contexts])
+        whole = teacher_scores(model.logits(hidden), config)
+        monkeypatch.setattr(decoder, "LOGITS_A_CHUNK", 7 * tiny.VOCABULARY_SIZE)
+        chunked = model.logits(hidden, lambda logits, _: teacher_scores(logits, config))
+    for one, other in zip(whole, chunked, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_what_does_not_fit_is_an_error_that_says_so(model, contexts):
