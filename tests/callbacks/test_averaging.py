@@ -18,7 +18,7 @@ NAME = "language_model.lm_head.weight"
 @pytest.fixture
 def train(base, tokenizer):
     def run(*callbacks, **options):
-        config = SFTConfig(optimiser=QUICK)
+        config = SFTConfig(mix={"text_only": 1.0}, optimiser=QUICK)
         module = SupervisedFineTuning(lambda: copy.deepcopy(base), tokenizer.encode, config)
         tiny.fit(module, *callbacks, **options)
         return module.model.language_model.lm_head.weight.detach()

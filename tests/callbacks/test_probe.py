@@ -30,6 +30,16 @@ def train(base, tokenizer):
     return run
 
 
+class Dice(L.Callback):
+    """Whatever else in a run may draw from the global random state."""
+
+    def __init__(self):
+        self.thrown = []
+
+    def on_train_batch_start(self, *_):
+        self.thrown.append(torch.rand(()).item())
+
+
 class Steps(Probe):
     """Keeps the steps at which it looked."""
 
@@ -54,8 +64,12 @@ def test_removing_a_probe_changes_no_bit(train, tokenizer, problems):
         torch.manual_seed(len(looks))
         return {"tokens": float(sum(found.lengths))}
 
-    without = train(max_steps=3)
-    beside = train(Probe(measure, every=1), max_steps=3)
+    without_dice, beside_dice = Dice(), Dice()
+    torch.manual_seed(0)
+    without = train(without_dice, max_steps=3)
+    torch.manual_seed(0)
+    beside = train(beside_dice, Probe(measure, every=1), max_steps=3)
+    assert without_dice.thrown == beside_dice.thrown
     assert looks == [False] * 4  # before the first step and after each
     for (name, one), other in zip(
         without.model.state_dict().items(), beside.model.state_dict().values(), strict=True

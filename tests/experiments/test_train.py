@@ -101,12 +101,14 @@ METHODS = {
     "current": ["visual_opsd.teacher=current", "rollout.intervention=other_vt"],
     "drawn": ["visual_opsd.teacher=ema", "rollout.intervention=drawn_vt"],
     "averaged": ["trainer.average_decay=0.9"],
+    "between-passes": ["trainer.checkpoint_every=3"],
     "sft": ["method=sft", "sft.mix={interleaved: 0.5, text_only: 0.1, privileged: 0.4}"],
 }
 
 
 # A step takes two batches, a pass six, and a checkpoint is written behind every fourth: 3, 5 and 7
 # are within a step, 7 and 8 in the second pass, 4, 8 and 12 just before a checkpoint is written.
+# Between passes, the checkpoint is written behind the last batch of the first.
 @pytest.mark.parametrize(
     ("method", "kills"),
     [
@@ -115,6 +117,7 @@ METHODS = {
         ("current", [4]),
         ("drawn", [7]),
         ("averaged", [5]),
+        ("between-passes", [7]),
         ("sft", [5, 12]),
     ],
 )

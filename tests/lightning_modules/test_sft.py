@@ -97,7 +97,6 @@ def test_the_drawing_weight_scales_the_drawing_alone(module_of, base, tokenizer)
 @pytest.mark.parametrize(
     ("mix", "named"),
     [
-        ({}, r"must sum to 1, got \{\}"),
         ({"text_only": 0.5}, r"must sum to 1, got \{'text_only': 0\.5\}"),
         ({"text_only": 1.5, "privileged": -0.5}, "negative"),
         ({"textonly": 1.0}, "unknown kind of row: 'textonly'"),
@@ -108,3 +107,9 @@ def test_the_drawing_weight_scales_the_drawing_alone(module_of, base, tokenizer)
 def test_a_mix_that_makes_no_sense_is_refused(mix, named):
     with pytest.raises(ValueError, match=named):
         SFTConfig(mix=mix)
+
+
+def test_without_a_mix_there_is_nothing_to_imitate(module_of):
+    """Other methods' configurations carry an empty one."""
+    with pytest.raises(ValueError, match=r"sft\.mix is empty"):
+        module_of(mix={})

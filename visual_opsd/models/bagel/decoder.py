@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from visual_opsd.models.bagel.config import DecoderConfig
+from visual_opsd.models.chunks import joined
 
 UNDERSTANDING, GENERATION = "", "_moe_gen"
 Streams = dict[str, Tensor]
@@ -298,16 +299,7 @@ class OutputProjection(nn.Linear):
             )
 
         starts = range(0, len(hidden), chunk_size)
-        return _joined([piece(slice(start, start + chunk_size)) for start in starts])
-
-
-def _joined(pieces: list[Any]) -> Any:
-    """Chunks of a tensor, or of a named tuple of tensors (or None), one behind another."""
-    first = pieces[0]
-    if isinstance(first, Tensor):
-        return torch.cat(pieces)
-    columns = zip(*pieces, strict=True)
-    return type(first)(*(None if x[0] is None else torch.cat(x) for x in columns))
+        return joined([piece(slice(start, start + chunk_size)) for start in starts])
 
 
 def _add(left: Streams, right: Streams) -> Streams:

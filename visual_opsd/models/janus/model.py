@@ -6,6 +6,7 @@ starts with another ``begin``.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, JanusForConditionalGeneration
 
 from visual_opsd.contexts import IMAGE_START, Context, Image
+from visual_opsd.models.chunks import joined
 from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.models.sampling import decode_rows
 
@@ -73,8 +75,8 @@ class JanusReader(nn.Module):
     def logits(
         self,
         hidden: Float[Tensor, "tokens width"],
-        reduce: Callable[[Tensor, slice], Tensor] | None = None,
-    ) -> Tensor:
+        reduce: Callable[[Tensor, slice], Any] | None = None,
+    ) -> Any:
         """Next-token logits, or what ``reduce(logits, rows)`` makes of chunk after chunk."""
         if reduce is None:
             forbidden = torch.tensor(self.image_marks, device=hidden.device)
@@ -82,7 +84,7 @@ class JanusReader(nn.Module):
         parts = [
             slice(start, start + CHUNK_SIZE) for start in range(0, max(len(hidden), 1), CHUNK_SIZE)
         ]
-        return torch.cat([reduce(self.logits(hidden[part]), part) for part in parts])
+        return joined([reduce(self.logits(hidden[part]), part) for part in parts])
 
     @torch.no_grad()
     def sample(

@@ -18,6 +18,7 @@ from lightning_modules.optimisation import OptimiserConfig
 from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig
 from tests import tiny
 from visual_opsd.contexts import student_context, teacher_context
+from visual_opsd.losses.divergence import DivergenceConfig, teacher_scores
 from visual_opsd.models.interface import Drawer, Reader, Sampling
 from visual_opsd.models.janus import model as janus_model
 from visual_opsd.models.janus.model import JanusReader
@@ -155,6 +156,10 @@ def test_logits_reduced_chunk_by_chunk_are_the_whole_reduced(
     found = base.logits(hidden, lambda logits, rows: logits.logsumexp(dim=-1) + rows.start)
     starts = torch.tensor([0] * 5 + [5] * 5 + [10] * 2)
     torch.testing.assert_close(found, base.logits(hidden).logsumexp(dim=-1) + starts)
+    config = DivergenceConfig(top_k=16)
+    chunked = base.logits(hidden, lambda logits, _: teacher_scores(logits, config))
+    for one, other in zip(chunked, teacher_scores(base.logits(hidden), config), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_teacher_sees_the_visual_thought(base, tokenizer, problems):
