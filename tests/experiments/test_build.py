@@ -88,7 +88,8 @@ def test_held_out_problems_are_the_same_for_everybody(config_of):
 
 @pytest.mark.parametrize("method", ["visual_opsd", "sft"])
 def test_every_method_builds_with_its_callbacks(config_of, tokenizer, method):
-    config = config_of(f"method={method}", "held_out.num_problems=4")
+    mix = "sft.mix={text_only: 1.0}"
+    config = config_of(f"method={method}", "held_out.num_problems=4", mix)
     found = [type(callback).__name__ for callback in build.callbacks(config, tokenizer, [])]
     assert ("RolloutCallback" in found) == (method == "visual_opsd")
     assert "Probe" in found
