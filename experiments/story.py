@@ -180,8 +180,9 @@ class Story:
         """Answers of one model in one way, from disk or made now."""
         problems = self.vsp if on == "vsp" else self.problems
         if way == "drawn" and on != "vsp":
-            few = self.settings.num_drawn_official if at == "official" else self.settings.num_drawn
-            problems = problems[:few]
+            problems = problems[: self.settings.num_drawn]
+            if at == "official":
+                problems = problems[: self.settings.num_drawn_official]
         path = self.folder / "predictions" / f"{name}-{way}-{on}-{at}.jsonl"
         if path.is_file():
             return load_predictions(path)
@@ -308,7 +309,7 @@ class Story:
             "base_drawn_official": accuracy(self._drawn_officially()).as_dict(),
             "official_over_fast_drawing": difference(
                 np.array([p.is_solved for p in self._drawn_officially()], dtype=float),
-                drawn[: self.settings.num_drawn_official],
+                drawn[: len(self._drawn_officially())],
             ),
             "base_text": self._accuracy("base", "text_only"),
             "base_privileged": self._accuracy("base", "privileged"),
