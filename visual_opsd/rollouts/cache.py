@@ -61,4 +61,5 @@ class DrawingCache:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
             picture.save(file, format="PNG", pnginfo=info)
+        Path(temporary).chmod(0o644)  # a cache may be shared; mkstemp makes it the owner's alone
         Path(temporary).replace(path)
