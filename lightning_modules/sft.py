@@ -29,6 +29,8 @@ class SFTConfig:
     """Noised copies of every drawn image; they share one context."""
     latent_dropout: float = 0.3
     """How often a drawing's clean latents are left out of an interleaved row (ThinkMorph's 0.3)."""
+    problem_latent_dropout: float = 0.0
+    """The same for the problem's; such a row is not trained to ask for its drawing."""
     optimiser: OptimiserConfig = OptimiserConfig()
     seed: int | None = None
     """None: the run's."""
@@ -91,8 +93,13 @@ class SupervisedFineTuning(L.LightningModule):
         kind = kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]
         if kind == "interleaved":
             has_latents = bool(rng.random() >= self.config.latent_dropout)
+            has_problem_latents = bool(rng.random() >= self.config.problem_latent_dropout)
             return demonstrations.interleaved(
-                problem, self.encode, self.config.num_noised, has_latents=has_latents
+                problem,
+                self.encode,
+                self.config.num_noised,
+                has_latents=has_latents,
+                has_problem_latents=has_problem_latents,
             )
         if kind == "text_only":
             return demonstrations.text_only(problem, self.encode)
@@ -102,4 +109,4 @@ class SupervisedFineTuning(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what trains, to the trainer's last step."""
-        return configure(self.parameters(), self.config.optimiser, self.trainer.max_steps)
+        return configure(self, self.config.optimiser, self.trainer.max_steps)

@@ -119,7 +119,7 @@ class VisualOPSD(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what trains, to the trainer's last step."""
-        return configure(self.parameters(), self.config.optimiser, self.trainer.max_steps)
+        return configure(self, self.config.optimiser, self.trainer.max_steps)
 
 
 def token_weights(is_sampled: tuple[Tensor, ...]) -> Tensor:

@@ -20,18 +20,25 @@ def interleaved(
     num_noised: int = 1,
     *,
     has_latents: bool = True,
+    has_problem_latents: bool = True,
 ) -> Context:
     """Think, draw, look, answer: ThinkMorph's training sequence with one visual thought.
 
-    The drawing's clean latents are sometimes left out (condition dropout), so that it is also
-    read through the vision encoder. The problem's never are: without them the row starts as the
-    student's context, and the model would learn to ask for drawings there.
+    Clean latents are sometimes left out (condition dropout), the drawing's so that it is also
+    read through the vision encoder, the problem's so that it is also drawn from what is read
+    there. Without the problem's latents the row starts as the student's context: its first
+    thought is then no target, or the model would learn to ask for drawings in that context.
     """
     before, after = problem.text_thoughts
     (visual_thought,) = problem.visual_thoughts
+    start = (
+        drawing_context(problem, encode).main
+        if has_problem_latents
+        else student_context(problem, encode)
+    )
     return (
-        *drawing_context(problem, encode).main,
-        Text(encode(f"<think>{before}</think>{IMAGE_START}"), is_target=True),
+        *start,
+        Text(encode(f"<think>{before}</think>{IMAGE_START}"), is_target=has_problem_latents),
         replace(visual_thought, num_noised=num_noised, with_latents=has_latents),
         Text(encode(f"<image_end><think>{after}</think>{problem.tagged_answer}"), is_target=True),
     )

@@ -37,6 +37,15 @@ def test_clean_latents_can_be_left_out(problems, tokenizer):
     assert row[4].num_noised == 1
 
 
+def test_nobody_learns_to_ask_for_a_drawing_in_the_students_context(problems, tokenizer):
+    """A base whose rows without the problem's latents were trained to ask asked in every answer."""
+    row = interleaved(problems[0], tokenizer.encode, has_problem_latents=False)
+    assert row[:3] == student_context(problems[0], tokenizer.encode)
+    (after,) = targets(row, tokenizer)
+    assert after.startswith("<image_end>")
+    assert row[4].num_noised == 1
+
+
 @pytest.mark.parametrize(
     ("demonstrate", "see"), [(text_only, student_context), (privileged, teacher_context)]
 )
