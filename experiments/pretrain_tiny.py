@@ -59,7 +59,7 @@ class ShippingRule:
     min_privileged: float = 0.95
     max_text_over_drawn: float = 0.02
     min_exact: float = 0.5
-    every: int = 500
+    every: int = 250
     num_problems: int = 512
     """Of the validation split, which is neither trained nor reported on."""
     num_drawn: int = 256
