@@ -79,11 +79,26 @@ class SupervisedFineTuning(L.LightningModule):
             self.demonstrate(problem, donor, seed)
             for problem, donor, seed in zip(batch.problems, batch.donors, seeds, strict=True)
         ]
-        losses = self.model.interleaved_loss(rows, seeds)
+        losses = self._losses(rows, seeds)
         loss = losses["text"] + self.config.drawing_weight * losses["drawing"]
         self.log("train/text_loss", losses["text"], prog_bar=True, batch_size=len(batch))
         self.log("train/drawing_loss", losses["drawing"], prog_bar=True, batch_size=len(batch))
         return loss
+
+    def _losses(self, rows: list[Context], seeds: list[int]) -> dict[str, Tensor]:
+        """Of rows that draw and of those that do not, apart: padded together, short rows crawl."""
+        text, drawing, num_tokens = torch.zeros(()), torch.zeros(()), 0
+        for draws in (True, False):
+            chosen = [i for i, row in enumerate(rows) if demonstrations.draws(row) is draws]
+            if not chosen:
+                continue
+            part = [rows[i] for i in chosen]
+            losses = self.model.interleaved_loss(part, [seeds[i] for i in chosen])
+            count = sum(map(demonstrations.num_target_tokens, part))
+            text = text.to(losses["text"]) + count * losses["text"]
+            drawing = drawing.to(losses["drawing"]) + losses["drawing"]
+            num_tokens += count
+        return {"text": text / num_tokens, "drawing": drawing}
 
     def demonstrate(self, problem: Problem, donor: Problem, seed: int) -> Context:
         """The row this problem is today."""

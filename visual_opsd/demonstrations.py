@@ -6,6 +6,7 @@ from visual_opsd.contexts import (
     IMAGE_START,
     Context,
     Encode,
+    Image,
     Problem,
     Text,
     drawing_context,
@@ -52,6 +53,16 @@ def text_only(problem: Problem, encode: Encode) -> Context:
 def privileged(problem: Problem, encode: Encode) -> Context:
     """The teacher's context, answered in the same words."""
     return (*teacher_context(problem, encode), _solution(problem, encode))
+
+
+def draws(row: Context) -> bool:
+    """Whether the row has an image to learn to draw."""
+    return any(isinstance(segment, Image) and segment.num_noised for segment in row)
+
+
+def num_target_tokens(row: Context) -> int:
+    """Tokens the row is trained to write, end marks included."""
+    return sum(len(s.ids) + 1 for s in row if isinstance(s, Text) and s.is_target)
 
 
 def _solution(problem: Problem, encode: Encode) -> Text:

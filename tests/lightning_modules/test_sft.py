@@ -10,6 +10,7 @@ import torch
 from lightning_modules.optimisation import OptimiserConfig
 from lightning_modules.sft import SFTConfig, SupervisedFineTuning
 from tests import tiny
+from visual_opsd import demonstrations
 from visual_opsd.contexts import Image, Text
 
 QUICK = OptimiserConfig(learning_rate=1e-2, final_learning_rate=1e-2, num_warmup_steps=0)
@@ -113,3 +114,16 @@ def test_without_a_mix_there_is_nothing_to_imitate(module_of):
     """Other methods' configurations carry an empty one."""
     with pytest.raises(ValueError, match=r"sft\.mix is empty"):
         module_of(mix={})
+
+
+def test_rows_scored_apart_weigh_as_they_would_together(module_of, problems):
+    """Rows that draw are batched apart for speed; the losses are those of one batch."""
+    module = module_of(mix={"interleaved": 0.5, "text_only": 0.25, "privileged": 0.25})
+    module.configure_model()
+    seeds = list(range(12))
+    rows = [module.demonstrate(problems[0], problems[2], seed) for seed in seeds]
+    assert 0 < sum(demonstrations.draws(row) for row in rows) < len(rows)
+    together = module.model.interleaved_loss(rows, seeds)
+    apart = module._losses(rows, seeds)
+    for key in ("text", "drawing"):
+        assert torch.allclose(apart[key], together[key], atol=1e-5)
