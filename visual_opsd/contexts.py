@@ -60,6 +60,8 @@ class Image:
     num_noised: int = 0
     """How many noised copies are targets of the flow (interleaved SFT): 1 in the official recipe;
     more share one context, and none sees another."""
+    with_patches: bool = True
+    """Also shown as patches; not where it is the target and the row's end (text to image)."""
     latent_pixels: Float[Tensor, "3 latent_height latent_width"] | None = None
     """The picture in the size for latents, where that is not the size for reading."""
 
