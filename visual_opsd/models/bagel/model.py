@@ -183,14 +183,17 @@ class BagelModel(nn.Module):
         canvases = [Canvas(self, branch, sizes) for branch in branches]
         lengths = [height * width for height, width in sizes]
 
-        euler = flow.scheduler(drawing)
+        euler, series = flow.scheduler(drawing), flow.VelocitySeries(drawing.step_cache)
         x = noise
-        for timestep in euler.timesteps:
+        for step, timestep in enumerate(euler.timesteps):
             time = float(timestep) / 1000
             is_guided = flow.is_guided(drawing, time)
             used = canvases if is_guided else canvases[:1]
-            velocities = torch.cat([canvas.velocity(x, time) for canvas in used])
-            parts = velocities.split(len(x))
+
+            def evaluate(x: Tensor = x, time: float = time, used: list[Canvas] = used) -> Tensor:
+                return torch.cat([canvas.velocity(x, time) for canvas in used])
+
+            parts = series.at(step, len(used), evaluate).split(len(x))
             v = parts[0]
             if is_guided:
                 image_free = parts[2] if len(parts) > 2 else None
