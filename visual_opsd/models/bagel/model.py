@@ -20,6 +20,7 @@ from visual_opsd.models.bagel.decoder import (
     KeyValueCache,
     LanguageModel,
     Layout,
+    OneTokenLayout,
     Streams,
 )
 from visual_opsd.models.bagel.latents import (
@@ -286,7 +287,7 @@ class BagelModel(nn.Module):
         cos, sin = self.language_model.model.rotary(cache.next_positions[:, None])
         keys = torch.arange(cache.longest + 1, device=self.device)
         mask = (keys <= cache.lengths[:, None])[:, None, None]
-        layout = Layout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
+        layout = OneTokenLayout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
         streams = {UNDERSTANDING: self.language_model.model.embed_tokens(ids)}
         streams = self.language_model.model(streams, layout, cache)
         cache.keep(torch.ones_like(cache.lengths), cache.next_positions + 1)
