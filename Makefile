@@ -17,7 +17,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate kl-gap draw-thoughts test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate kl-gap draw-thoughts bench test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -60,6 +60,9 @@ kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder
 
 draw-thoughts: $(STAMP)  ## Fill the cache of drawn visual thoughts for RUN=
 	$(PY) -m experiments.draw_thoughts "experiments/$(RUN).yaml" $(SET)
+
+bench: $(STAMP)  ## What batching and the step cache save; runs/bench/summary.json
+	$(PY) -m experiments.bench $(SET)
 
 test: $(STAMP)  ## Laptop tests, shapes checked
 	$(PY) -m pytest -m "not slow and not gpu and not checkpoint"

@@ -60,6 +60,8 @@ class Image:
     num_noised: int = 0
     """How many noised copies are targets of the flow (interleaved SFT): 1 in the official recipe;
     more share one context, and none sees another."""
+    with_patches: bool = True
+    """Also shown as patches; not where it is the target and the row's end (text to image)."""
     latent_pixels: Float[Tensor, "3 latent_height latent_width"] | None = None
     """The picture in the size for latents, where that is not the size for reading."""
 
@@ -131,6 +133,20 @@ class DrawingContext:
     text_free: Context
     image_free: Context
 
+    def given(self, segment: Text | Image) -> "DrawingContext":
+        """With a segment that guidance knows of.
+
+        The text-free branch stops before the last text, the image-free one never sees an image.
+        """
+        main = (*self.main, segment)
+        if isinstance(segment, Image):
+            return DrawingContext(main, main, self.image_free)
+        return DrawingContext(main, self.main, (*self.image_free, segment))
+
+    def written(self, segment: Text | Image) -> "DrawingContext":
+        """With a segment of the model's own that guidance does not know of."""
+        return replace(self, main=(*self.main, segment))
+
 
 def drawing_context(
     problem: Problem, encode: Encode, thought: Text | None = None
@@ -140,14 +156,18 @@ def drawing_context(
     ThinkMorph's protocol: the text-free branch stops before the question, the image-free one never
     sees an image, and neither is updated with what the model has written since.
     """
-    system, question = Text(encode(SYSTEM_PROMPT_TRAIN)), Text(encode(problem.question))
-    image = replace(problem.image, with_latents=True)
-    written = () if thought is None else (thought,)
-    return DrawingContext(
-        main=(system, image, question, *written),
-        text_free=(system, image),
-        image_free=(system, question),
-    )
+    inputs = (replace(problem.image, with_latents=True), Text(encode(problem.question)))
+    context = start_drawing(inputs, Text(encode(SYSTEM_PROMPT_TRAIN)))
+    return context if thought is None else context.written(thought)
+
+
+def start_drawing(inputs: Context, system: Text | None = None) -> DrawingContext:
+    """The three contexts of what a problem shows, in its order (ThinkMorph)."""
+    prompt = () if system is None else (system,)
+    context = DrawingContext(main=prompt, text_free=(), image_free=prompt)
+    for segment in inputs:
+        context = context.given(segment)
+    return context
 
 
 class ProblemBatch:

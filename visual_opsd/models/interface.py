@@ -30,6 +30,33 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepCache:
+    """Some velocities are evaluated, those between foretold by a Taylor series over the steps.
+
+    Source: TaylorSeer, Liu et al. 2025 (https://arxiv.org/abs/2503.06923), on velocities alone.
+    """
+
+    interval: int = 4
+    """Steps from one evaluation to the next; 1 evaluates all."""
+    order: int = 1
+    """Of the series; 0 repeats the last velocity."""
+    warm_up: int = 4
+    """First steps, all evaluated: what an image becomes is decided there."""
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise ValueError(f"interval must be >= 1, got {self.interval}")
+        if self.order < 0:
+            raise ValueError(f"order must be >= 0, got {self.order}")
+        if self.warm_up < 1:
+            raise ValueError(f"warm_up must be >= 1, got {self.warm_up}")
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the model is asked at ``step``, counted from 0."""
+        return step < self.warm_up or (step - self.warm_up + 1) % self.interval == 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
     """How images are drawn; the defaults are the official interleaved protocol."""
 
@@ -44,6 +71,8 @@ class Drawing:
     renormalisation_min: float = 0.0
     branches_in_one_batch: bool = True
     """False evaluates the guidance branches one after another, as the official code does."""
+    step_cache: StepCache | None = None
+    """None evaluates every step, as the official protocol does."""
 
     def __post_init__(self) -> None:
         if self.num_timesteps < 2:

@@ -72,7 +72,7 @@ def decode_rows(
     for position in range(budget):
         logits = step(token)
         token, chosen = choose(logits, sampling.temperature, noise[alive.to(device), position])
-        for slot, row in enumerate(alive.tolist()):
+        for slot, row in enumerate(alive.tolist() if forced else ()):
             if row in forced:
                 token[slot] = forced.pop(row)
                 chosen[slot] = 0.0

@@ -20,8 +20,12 @@ from visual_opsd.models.interface import Drawing
 def key_of(
     *, checkpoint: str, problem: str, thought: tuple[int, ...], drawing: Drawing, seed: int
 ) -> str:
-    """Digest of everything a drawing depends on; ``checkpoint`` covers the codec too."""
-    parts = [checkpoint, problem, list(thought), asdict(drawing), seed]
+    """Digest of everything a drawing depends on; ``checkpoint`` covers the codec too.
+
+    What is None is left out, so that a new option leaves old entries their keys.
+    """
+    settings = {name: value for name, value in asdict(drawing).items() if value is not None}
+    parts = [checkpoint, problem, list(thought), settings, seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

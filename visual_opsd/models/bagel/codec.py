@@ -3,9 +3,11 @@
 Both are called as diffusers' models are, and both are frozen.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
@@ -136,6 +138,29 @@ class LatentCodec(nn.Module):
         posterior = self.model.encode(pixels[None]).latent_dist
         z = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         return (self.scaling_factor * (z - self.shift_factor))[0]
+
+    @torch.no_grad()
+    def encode_padded(
+        self,
+        images: Sequence[Float[Tensor, "3 _height _width"]],
+        noise: Sequence[Tensor],
+        side: int,
+    ) -> list[Float[Tensor, "channels _rows _columns"]]:
+        """Samples of images padded with grey to one size and encoded together, then cut apart.
+
+        ``side`` pixels make a latent. The autoencoder looks over the padding: what an image becomes
+        depends on the largest of the batch (the official trainer).
+        """
+        height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+        batch = torch.stack(
+            [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]
+        )
+        posterior = self.model.encode(batch).latent_dist
+        z = self.scaling_factor * (
+            posterior.mean + posterior.std * torch.cat(list(noise)) - self.shift_factor
+        )
+        sizes = [(x.shape[1] // side, x.shape[2] // side) for x in images]
+        return [latents[:, :h, :w] for latents, (h, w) in zip(z, sizes, strict=True)]
 
     @torch.no_grad()
     def decode(

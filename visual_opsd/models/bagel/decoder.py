@@ -6,6 +6,7 @@ Streams: a dict from the expert's name suffix ("" understands, "_moe_gen" draws)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -98,6 +99,18 @@ class Layout:
         return dict(zip(like, parts, strict=True))
 
 
+class OneTokenLayout(Layout):
+    """Decoding: a row is one token of the one stream, and nothing has to be moved."""
+
+    def gather(self, streams: list[Tensor]) -> Float[Tensor, "batch 1 ..."]:
+        """Tokens to [batch, 1]."""
+        return streams[0][:, None]
+
+    def scatter(self, x: Float[Tensor, "batch 1 width"], like: Streams) -> Streams:
+        """[batch, 1] to tokens."""
+        return dict.fromkeys(like, x[:, 0])
+
+
 class KeyValueCache:
     """Keys and values of a batch of rows of different lengths.
 
@@ -113,6 +126,8 @@ class KeyValueCache:
         self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
         self.next_positions = torch.zeros(batch, dtype=torch.long, device=like.device)
         self.longest = 0
+        self._places: Int[Tensor, "batch time"] | None = None
+        """Where the next tokens go, in [batch * capacity]; the same for all layers."""
 
     def reserve(self, num_new: int) -> None:
         """Make sure that ``num_new`` tokens a row fit."""
@@ -120,14 +135,18 @@ class KeyValueCache:
         if missing > 0:
             self.keys = [F.pad(keys, (0, 0, 0, 0, 0, missing)) for keys in self.keys]
             self.values = [F.pad(values, (0, 0, 0, 0, 0, missing)) for values in self.values]
+            self._places = None
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write [batch, time, heads, head] behind the rows; all that may be seen comes back."""
         time = keys.shape[1]
-        rows = torch.arange(len(keys), device=keys.device)[:, None]
-        places = self.lengths[:, None] + torch.arange(time, device=keys.device)
-        self.keys[layer][rows, places] = keys
-        self.values[layer][rows, places] = values
+        if self._places is None or self._places.shape[1] != time:
+            rows = torch.arange(len(keys), device=keys.device)[:, None]
+            offsets = torch.arange(time, device=keys.device)
+            self._places = rows * self.keys[0].shape[1] + self.lengths[:, None] + offsets
+        places = self._places.flatten()
+        self.keys[layer].flatten(0, 1).index_copy_(0, places, keys.flatten(0, 1))
+        self.values[layer].flatten(0, 1).index_copy_(0, places, values.flatten(0, 1))
         end = self.longest + time
         return self.keys[layer][:, :end], self.values[layer][:, :end]
 
@@ -147,12 +166,14 @@ class KeyValueCache:
         self.lengths = self.lengths[rows]
         self.next_positions = self.next_positions[rows]
         self.longest = int(self.lengths.max())
+        self._places = None
 
     def keep(self, lengths: Tensor, next_positions: Tensor) -> None:
         """Make the first ``lengths`` tokens just written part of every row."""
         self.lengths = self.lengths + lengths
         self.next_positions = next_positions
         self.longest = int(self.lengths.max())
+        self._places = None
 
 
 class Attention(Experts):
@@ -233,8 +254,6 @@ class DecoderLayer(Experts):
 class Decoder(Experts):
     """Token embeddings, layers, final norm."""
 
-    inverse_frequencies: Tensor
-
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -244,9 +263,9 @@ class Decoder(Experts):
 
     def rotary(self, positions: Int[Tensor, "batch time"]) -> tuple[Tensor, Tensor]:
         """Cosine and sine [batch, time, 1, head] in the half-split convention, float32."""
-        half = self.config.head_dim // 2
-        exponent = torch.arange(half, dtype=torch.float32, device=positions.device) / half
-        angles = positions[..., None].float() * self.config.rope_theta**-exponent
+        config = self.config
+        rates = _rotation_rates(config.head_dim // 2, config.rope_theta, positions.device)
+        angles = positions[..., None].float() * rates
         angles = torch.cat([angles, angles], dim=-1)[:, :, None]
         dtype = self.embed_tokens.weight.dtype
         return angles.cos().to(dtype), angles.sin().to(dtype)
@@ -300,6 +319,12 @@ class OutputProjection(nn.Linear):
 
         starts = range(0, len(hidden), chunk_size)
         return joined([piece(slice(start, start + chunk_size)) for start in starts])
+
+
+@lru_cache
+def _rotation_rates(half: int, theta: float, device: torch.device) -> Float[Tensor, " half"]:
+    exponent = torch.arange(half, dtype=torch.float32, device=device) / half
+    return theta**-exponent
 
 
 def _add(left: Streams, right: Streams) -> Streams:

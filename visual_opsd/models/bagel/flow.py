@@ -1,14 +1,15 @@
 """How velocities become an image: guidance with renormalisation, on diffusers' Euler grid."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.hooks.taylorseer_cache import TaylorSeerState
 from jaxtyping import Float
 from torch import Tensor
 
-from visual_opsd.models.interface import Drawing
+from visual_opsd.models.interface import Drawing, StepCache
 
 
 def scheduler(drawing: Drawing) -> FlowMatchEulerDiscreteScheduler:
@@ -16,6 +17,32 @@ def scheduler(drawing: Drawing) -> FlowMatchEulerDiscreteScheduler:
     euler = FlowMatchEulerDiscreteScheduler(shift=drawing.timestep_shift)
     euler.set_timesteps(sigmas=np.linspace(1, 0, drawing.num_timesteps)[:-1].tolist())
     return euler
+
+
+class VelocitySeries:
+    """Velocities step after step, evaluated or foretold."""
+
+    def __init__(self, cache: StepCache | None) -> None:
+        self.cache = cache
+        self._taylor = TaylorSeerState(torch.float32, max_order=0 if cache is None else cache.order)
+        self._num_canvases = 0
+
+    def at(
+        self, step: int, num_canvases: int, evaluate: Callable[[], Float[Tensor, "tokens width"]]
+    ) -> Float[Tensor, "tokens width"]:
+        """The velocity of all branches; where guidance comes or goes, the series starts anew."""
+        if self.cache is None:
+            return evaluate()
+        is_known = num_canvases == self._num_canvases
+        if not is_known:
+            self._taylor.reset()
+            self._num_canvases = num_canvases
+        self._taylor.current_step = step
+        if is_known and not self.cache.is_evaluated(step):
+            return self._taylor.predict()[0]
+        velocity = evaluate()
+        self._taylor.update((velocity,))
+        return velocity
 
 
 def is_guided(drawing: Drawing, time: float) -> bool:

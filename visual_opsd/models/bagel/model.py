@@ -1,9 +1,7 @@
 """BAGEL: one decoder that reads text and images and draws images, at any size."""
 
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from visual_opsd.contexts import IMAGE_START, Context, DrawingContext, Image, Role
 from visual_opsd.models.bagel import flow
+from visual_opsd.models.bagel.canvas import Canvas
 from visual_opsd.models.bagel.codec import LatentCodec
 from visual_opsd.models.bagel.config import BagelConfig
 from visual_opsd.models.bagel.decoder import (
@@ -21,18 +20,25 @@ from visual_opsd.models.bagel.decoder import (
     KeyValueCache,
     LanguageModel,
     Layout,
+    OneTokenLayout,
     Streams,
+)
+from visual_opsd.models.bagel.latents import (
+    ImageNoise,
+    LatentImage,
+    context_noise,
+    encode,
+    noised,
+    start_noise,
+    training_noise,
 )
 from visual_opsd.models.bagel.packing import (
     Images,
-    Mode,
     Packed,
     Row,
-    Source,
     completion_block,
     context_rows,
     grid_ids,
-    image_block,
     pack,
 )
 from visual_opsd.models.bagel.vision import Connector, PositionTable, TimeEmbedding, VisionModel
@@ -42,13 +48,15 @@ from visual_opsd.models.sampling import decode_rows
 Decode = Callable[[list[int]], str]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LatentImage:
-    """An image as latent tokens at a time of the flow."""
+class Predictions(NamedTuple):
+    """What a training row has to produce, and what the model makes of it."""
 
-    tokens: Float[Tensor, "tokens width"]
-    grid: tuple[int, int]
-    time: float = 0.0
+    hidden: Float[Tensor, "text width"]
+    """The state before every token of the target texts."""
+    targets: Int[Tensor, " text"]
+    velocity: Float[Tensor, "latents token"]
+    """At every token of the noised images."""
+    target_velocity: Float[Tensor, "latents token"]
 
 
 class BagelModel(nn.Module):
@@ -145,9 +153,8 @@ class BagelModel(nn.Module):
             side = self.config.latent.pixels_per_token
             height, width = images[-1].drawn_pixels.shape[1:]
             sizes.append((height // side, width // side))
-        width = self.config.latent.token_size
         noise = [
-            torch.randn(h * w, width, generator=torch.Generator().manual_seed(seed))
+            start_noise(h * w, self.config.latent, seed)
             for (h, w), seed in zip(sizes, seeds, strict=True)
         ]
         tokens = self.flow(contexts, drawing, torch.cat(noise).to(self.device), sizes)
@@ -177,14 +184,17 @@ class BagelModel(nn.Module):
         canvases = [Canvas(self, branch, sizes) for branch in branches]
         lengths = [height * width for height, width in sizes]
 
-        euler = flow.scheduler(drawing)
+        euler, series = flow.scheduler(drawing), flow.VelocitySeries(drawing.step_cache)
         x = noise
-        for timestep in euler.timesteps:
+        for step, timestep in enumerate(euler.timesteps):
             time = float(timestep) / 1000
             is_guided = flow.is_guided(drawing, time)
             used = canvases if is_guided else canvases[:1]
-            velocities = torch.cat([canvas.velocity(x, time) for canvas in used])
-            parts = velocities.split(len(x))
+
+            def evaluate(x: Tensor = x, time: float = time, used: list[Canvas] = used) -> Tensor:
+                return torch.cat([canvas.velocity(x, time) for canvas in used])
+
+            parts = series.at(step, len(used), evaluate).split(len(x))
             v = parts[0]
             if is_guided:
                 image_free = parts[2] if len(parts) > 2 else None
@@ -193,31 +203,56 @@ class BagelModel(nn.Module):
         return x
 
     def interleaved_loss(
-        self, contexts: Sequence[Context], seeds: Sequence[int]
+        self, contexts: Sequence[Context], seeds: Sequence[int], *, pads_images: bool = False
     ) -> dict[str, Tensor]:
         """Cross-entropy of target texts (nats a token) and flow loss of target images.
 
         Flow: x_t = (1 - t) x_0 + t e, target e - x_0, squared error averaged over the noised
         tokens; t = sigmoid(normal), shifted (BAGEL, section 3). An absent kind of target gives 0.
+        ``pads_images``: see :meth:`predict_targets`.
+        """
+        _, images = context_rows(contexts, self.config)
+        noise = training_noise(images, self.config.latent, seeds, pads_images=pads_images)
+        made = self.predict_targets(contexts, noise, pads_images=pads_images)
+        text = drawing = made.hidden.sum() * 0
+        if len(made.targets):
+            text = F.cross_entropy(self.logits(made.hidden).float(), made.targets)
+        if len(made.velocity):
+            drawing = (made.velocity - made.target_velocity).square().mean()
+        return {"text": text, "drawing": drawing}
+
+    def predict_targets(
+        self, contexts: Sequence[Context], noise: Sequence[ImageNoise], *, pads_images: bool = False
+    ) -> Predictions:
+        """One pass over training rows; ``noise`` belongs to their latent images, in order.
+
+        ``pads_images`` encodes all images in one batch, padded at the right and bottom with grey,
+        as the official trainer does: what an image becomes then depends on its batch mates.
         """
         rows, images = context_rows(contexts, self.config)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         packed = pack(rows, is_padded=self.is_padded)
-        latents, velocities = self._noised(images, generators)
-        streams = self._embed(packed, images.read, latents)
+        pixels = [image.to(self.device) for image in images.drawn]
+        posteriors = [one.posterior.to(self.device) for one in noise]
+        config = self.config.latent
+        shown = encode(self.codec, config, pixels, posteriors, pads_images=pads_images)
+        wanted = []
+        for index, one in enumerate(noise):
+            if images.is_noised[index]:
+                shown[index], velocity = noised(shown[index], one, config)
+                wanted.append(velocity)
+        streams = self._embed(packed, images.read, shown)
         streams = self.language_model.model(streams, self._layout(packed))
-
-        hidden = self._predicting(packed, streams)
-        text = drawing = hidden.sum() * 0
-        targets = packed.targets[packed.targets >= 0].to(self.device)
-        if len(targets):
-            text = F.cross_entropy(self.logits(hidden).float(), targets)
-        if velocities:
-            parts = streams[GENERATION].split([len(latent.tokens) for latent in latents])
-            noised = [part for part, n in zip(parts, images.is_noised, strict=True) if n]
-            predicted = self.llm2vae(torch.cat(noised)).float()
-            drawing = (predicted - torch.cat(velocities).float()).square().mean()
-        return {"text": text, "drawing": drawing}
+        predicted = streams[UNDERSTANDING].new_zeros(0, config.token_size)
+        if wanted:
+            parts = streams[GENERATION].split([len(latent.tokens) for latent in shown])
+            drawn = [part for part, n in zip(parts, images.is_noised, strict=True) if n]
+            predicted = self.llm2vae(torch.cat(drawn))
+        return Predictions(
+            hidden=self._predicting(packed, streams),
+            targets=packed.targets[packed.targets >= 0].to(self.device),
+            velocity=predicted.float(),
+            target_velocity=torch.cat(wanted).float() if wanted else predicted,
+        )
 
     # Inside
 
@@ -229,7 +264,7 @@ class BagelModel(nn.Module):
     def _run(self, rows: Sequence[Row], images: Images) -> tuple[Packed, Streams]:
         """Embed and decode rows whose images are all clean."""
         packed = pack(rows, is_padded=self.is_padded)
-        streams = self._embed(packed, images.read, [self._encode(p) for p in images.drawn])
+        streams = self._embed(packed, images.read, self._encode(images.drawn))
         return packed, self.language_model.model(streams, self._layout(packed))
 
     def _prefill(self, contexts: Sequence[Context], room: int) -> KeyValueCache:
@@ -239,7 +274,7 @@ class BagelModel(nn.Module):
         weight = self.language_model.lm_head.weight
         longest = packed.order.shape[1]
         cache = KeyValueCache(self.config.decoder, weight, len(rows), longest + room)
-        streams = self._embed(packed, images.read, [self._encode(p) for p in images.drawn])
+        streams = self._embed(packed, images.read, self._encode(images.drawn))
         self.language_model.model(streams, self._layout(packed, cache), cache)
         next_positions = torch.tensor(packed.next_positions, device=self.device)
         cache.keep(packed.lengths.to(self.device), next_positions)
@@ -252,7 +287,7 @@ class BagelModel(nn.Module):
         cos, sin = self.language_model.model.rotary(cache.next_positions[:, None])
         keys = torch.arange(cache.longest + 1, device=self.device)
         mask = (keys <= cache.lengths[:, None])[:, None, None]
-        layout = Layout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
+        layout = OneTokenLayout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
         streams = {UNDERSTANDING: self.language_model.model.embed_tokens(ids)}
         streams = self.language_model.model(streams, layout, cache)
         cache.keep(torch.ones_like(cache.lengths), cache.next_positions + 1)
@@ -279,52 +314,12 @@ class BagelModel(nn.Module):
             tokens, "(h w) (p q z) -> z (h p) (w q)", h=height, w=width, p=side, q=side
         )
 
-    def _noised(
-        self, images: Images, generators: Sequence[torch.Generator]
-    ) -> tuple[list[LatentImage], list[Tensor]]:
-        """Latents of all drawn images, targets of the flow noised; and their velocities."""
-        shift = self.config.latent.timestep_shift
-        latents, velocities = [], []
-        for pixels, is_target, row in zip(
-            images.drawn, images.is_noised, images.drawn_row, strict=True
-        ):
-            latent = self._encode(pixels, generators[row])
-            if is_target:
-                raw = torch.randn((), generator=generators[row]).sigmoid().item()
-                time = shift * raw / (1 + (shift - 1) * raw)
-                noise = torch.randn(latent.tokens.shape, generator=generators[row])
-                noise = noise.to(latent.tokens)
-                velocities.append(noise - latent.tokens)
-                mixed = (1 - time) * latent.tokens + time * noise
-                latent = replace(latent, tokens=mixed, time=time)
-            latents.append(latent)
-        return latents, velocities
-
-    def _encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> LatentImage:
-        """Pixels to clean latent tokens; the posterior is sampled, never its mean."""
-        if self.codec is None:
-            raise ValueError("this model was loaded without a codec: it cannot see latents")
+    def _encode(self, images: Sequence[Tensor]) -> list[LatentImage]:
+        """Clean latents of a context."""
         config = self.config.latent
-        height, width = (side // config.downsample for side in pixels.shape[1:])
-        shape = (1, config.channels, height, width)
-        noise = self._posterior_noise(pixels, shape, generator).to(self.device)
-        latents = self.codec.encode(pixels.to(self.device), noise)
-        side = config.patch_size
-        tokens = rearrange(latents, "z (h p) (w q) -> (h w) (p q z)", p=side, q=side)
-        return LatentImage(tokens, (height // side, width // side))
-
-    @staticmethod
-    def _posterior_noise(
-        pixels: Tensor, shape: tuple[int, ...], generator: torch.Generator | None
-    ) -> Tensor:
-        """The row's own noise; in a context a function of the picture.
-
-        So scoring a completion sees what sampling it saw.
-        """
-        if generator is None:
-            seed = zlib.crc32(pixels.detach().float().cpu().numpy().tobytes())
-            generator = torch.Generator().manual_seed(seed)
-        return torch.randn(shape, generator=generator)
+        noise = [context_noise(pixels, config).to(self.device) for pixels in images]
+        pixels = [image.to(self.device) for image in images]
+        return encode(self.codec, config, pixels, noise)
 
     def _embed(
         self, packed: Packed, read: Sequence[Tensor], latents: Sequence[LatentImage]
@@ -353,37 +348,3 @@ class BagelModel(nn.Module):
         """States of the text tokens that predict something, in row order."""
         index = (packed.targets >= 0).nonzero()[:, 0].to(self.device)
         return streams[UNDERSTANDING][index]
-
-
-class Canvas:
-    """Contexts read once, and the velocity of images drawn behind them, never kept."""
-
-    def __init__(
-        self,
-        model: BagelModel,
-        contexts: Sequence[Context],
-        sizes: Sequence[tuple[int, int]],
-    ) -> None:
-        """Take one or several branches of contexts, each for all ``sizes``."""
-        self.model = model
-        self.num_branches = len(contexts) // len(sizes)
-        self.grids = list(sizes) * self.num_branches
-        longest = max(height * width for height, width in sizes)
-        self.cache = model._prefill(contexts, room=longest + 2)  # noqa: SLF001 - its other half
-        rows = [
-            [image_block(Mode.NOISE, Source.LATENT, index, h * w, model.config.tokens)]
-            for index, (h, w) in enumerate(self.grids)
-        ]
-        self.packed = pack(rows, first_positions=self.cache.next_positions.tolist())
-        self.layout = model._layout(self.packed, self.cache)  # noqa: SLF001
-
-    def velocity(self, x: Float[Tensor, "tokens width"], time: float) -> Tensor:
-        """Velocity [branches * tokens, width] of all branches at one time."""
-        model, lengths = self.model, [height * width for height, width in self.grids]
-        parts = x.repeat(self.num_branches, 1).split(lengths)
-        latents = [
-            LatentImage(part, grid, time) for part, grid in zip(parts, self.grids, strict=True)
-        ]
-        streams = model._embed(self.packed, (), latents)  # noqa: SLF001
-        streams = model.language_model.model(streams, self.layout, self.cache)
-        return model.llm2vae(streams[GENERATION])

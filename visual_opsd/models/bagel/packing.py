@@ -228,7 +228,7 @@ def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list
 
 
 def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -> Row:
-    """Noised and clean latents where asked for, then patches."""
+    """Noised and clean latents where asked for, then patches unless it is a target alone."""
     blocks = []
     modes = [Mode.NOISE] * image.num_noised + [Mode.FULL] * image.with_latents
     for mode in modes:
@@ -238,9 +238,10 @@ def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -
         images.drawn.append(image.drawn_pixels)
         images.is_noised.append(mode is Mode.NOISE)
         images.drawn_row.append(row)
-    tokens = num_tokens(image.pixels, config.vision.patch_size, "patches")
-    blocks.append(image_block(Mode.FULL, Source.PATCH, len(images.read), tokens, config.tokens))
-    images.read.append(image.pixels)
+    if image.with_patches:
+        tokens = num_tokens(image.pixels, config.vision.patch_size, "patches")
+        blocks.append(image_block(Mode.FULL, Source.PATCH, len(images.read), tokens, config.tokens))
+        images.read.append(image.pixels)
     return blocks
 
 

@@ -8,6 +8,9 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
 
+from visual_opsd.contexts import Image
+from visual_opsd.models.bagel.config import BagelConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResizeRule:
@@ -61,6 +64,39 @@ def to_pixels(
     )
     array = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
     return (array / 255 - 0.5) / 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """The rules that a picture goes through on its way into a context."""
+
+    read: ResizeRule
+    drawn: ResizeRule = DRAWN
+    resizes_twice: bool = False
+    """Reads what is left of the picture at the size for latents (the interleaved inferencer)."""
+
+
+INTERLEAVED = Protocol(read=READ_AT_INFERENCE, resizes_twice=True)
+"""ThinkMorph's inferencer; its ``chat`` and all training read the picture itself."""
+
+
+def to_image(picture: PILImage.Image, protocol: Protocol, config: BagelConfig) -> Image:
+    """A picture as a context shows it: pixels for reading, and for latents in their own size."""
+    sizes = (protocol.read.stride, protocol.drawn.stride)
+    needed = (config.vision.patch_size, config.latent.pixels_per_token)
+    if any(size % need for size, need in zip(sizes, needed, strict=True)):
+        raise ValueError(
+            f"a protocol of strides {sizes} does not fit patches and latent tokens of {needed} px"
+        )
+    latents = to_pixels(picture, protocol.drawn)
+    read = to_picture(latents) if protocol.resizes_twice else picture
+    return Image(to_pixels(read, protocol.read), with_latents=True, latent_pixels=latents)
+
+
+def to_picture(pixels: Float[Tensor, "3 height width"]) -> PILImage.Image:
+    """Pixels in [-1, 1] as a picture of bytes."""
+    array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return PILImage.fromarray(array.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def on_white(picture: PILImage.Image) -> PILImage.Image:

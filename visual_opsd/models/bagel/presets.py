@@ -1,4 +1,6 @@
-"""The two sizes of BAGEL: the released 7B, and the one that trains on two cores."""
+"""The sizes of BAGEL: the released 7B, the one that trains on two cores, and one between."""
+
+from dataclasses import replace
 
 from visual_opsd.models.bagel.config import (
     BagelConfig,
@@ -65,3 +67,17 @@ def tiny(tokens: SpecialTokens, vocab_size: int = 1024) -> BagelConfig:
         ),
         tokens=tokens,
     )
+
+
+def d512(tokens: SpecialTokens, vocab_size: int = 1024) -> BagelConfig:
+    """The tiny model's eyes and latents around a wider decoder: arithmetic counts, not overhead."""
+    decoder = DecoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_layers=8,
+        num_heads=8,
+        num_key_value_heads=4,
+        rope_theta=1e4,
+    )
+    return replace(tiny(tokens, vocab_size), decoder=decoder)

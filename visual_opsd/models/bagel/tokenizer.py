@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 from tokenizers import Regex, decoders, pre_tokenizers
@@ -45,6 +46,14 @@ class Tokenizer:
         """Text of ids, marks left out."""
         marks = set(vars_of(self.marks))
         return str(self.fast.decode([i for i in ids if i not in marks]))
+
+    def first_block(self, ids: Sequence[int]) -> str:
+        """Text up to the first begin or end mark, image marks spelt out.
+
+        What the official interleaved loop makes of a completion.
+        """
+        stops = (self.marks.begin, self.marks.end)
+        return str(self.fast.decode(list(takewhile(lambda i: i not in stops, ids))))
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

@@ -1,100 +1,18 @@
 """Our BAGEL equals the official one: 1e-4 on every stored number, ids to the last one."""
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.oracle import load_oracle, oracle_files
+from tests.oracle import cases, close, load
 from visual_opsd.contexts import DrawingContext, Image, Text
 from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
-from visual_opsd.models.bagel.codec import (
-    LatentCodec,
-    autoencoder_kl,
-    load_official_autoencoder,
-)
-from visual_opsd.models.bagel.config import (
-    BagelConfig,
-    DecoderConfig,
-    LatentConfig,
-    SpecialTokens,
-    VisionConfig,
-)
-from visual_opsd.models.bagel.model import BagelModel, Canvas
+from visual_opsd.models.bagel import model as bagel_model
+from visual_opsd.models.bagel.canvas import Canvas
+from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.packing import attention_mask, context_rows, grid_ids, pack
 from visual_opsd.models.interface import Drawing, Sampling
 
 pytestmark = pytest.mark.oracle
-
-
-@cache
-def load(path: Path):
-    """The official weights in our model, with the stored tensors and their description."""
-    tensors, description = load_oracle(path)
-    c = description["config"]
-    llm, vit, vae, bagel = c["llm_config"], c["vit_config"], c["vae_config"], c["bagel"]
-    marks = c["special_tokens"]
-    config = BagelConfig(
-        decoder=DecoderConfig(
-            vocab_size=llm["vocab_size"],
-            hidden_size=llm["hidden_size"],
-            intermediate_size=llm["intermediate_size"],
-            num_layers=llm["num_hidden_layers"],
-            num_heads=llm["num_attention_heads"],
-            num_key_value_heads=llm["num_key_value_heads"],
-            rms_norm_eps=llm["rms_norm_eps"],
-            rope_theta=llm["rope_theta"],
-        ),
-        vision=VisionConfig(
-            hidden_size=vit["hidden_size"],
-            intermediate_size=vit["intermediate_size"],
-            num_layers=vit["num_hidden_layers"],
-            num_heads=vit["num_attention_heads"],
-            patch_size=vit["patch_size"],
-            patches_per_side=bagel["vit_max_num_patch_per_side"],
-            layer_norm_eps=vit["layer_norm_eps"],
-        ),
-        latent=LatentConfig(
-            channels=vae["z_channels"],
-            downsample=vae["downsample"],
-            patch_size=bagel["latent_patch_size"],
-            tokens_per_side=bagel["max_latent_size"],
-            timestep_shift=bagel["timestep_shift"],
-        ),
-        tokens=SpecialTokens(
-            begin=marks["bos_token_id"],
-            end=marks["eos_token_id"],
-            start_of_image=marks["start_of_image"],
-            end_of_image=marks["end_of_image"],
-        ),
-    )
-    autoencoder = autoencoder_kl(
-        channels=vae["ch"],
-        multipliers=tuple(vae["ch_mult"]),
-        num_residual_blocks=vae["num_res_blocks"],
-        latent_channels=vae["z_channels"],
-    )
-    official = {key[3:]: value for key, value in tensors.items() if key.startswith("ae/")}
-    load_official_autoencoder(autoencoder, official)
-    model = BagelModel(config)
-    weights = {key[3:]: value for key, value in tensors.items() if key.startswith("sd/")}
-    model.load_state_dict(weights, strict=True)
-    model.codec = LatentCodec(autoencoder, vae["scale_factor"], vae["shift_factor"])
-    return model.eval(), tensors, description["cases"]
-
-
-def cases(name):
-    """One parameter a reference file, its id naming file and case."""
-    files = oracle_files()
-    reason = "no oracle_*.safetensors: set VISUAL_OPSD_ORACLE to the folder of reference vectors"
-    if not files:
-        return [pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason))]
-    return [pytest.param(path, id=f"{path.stem}-{name}") for path in files]
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
 def pack_of(case, tensors, description):
@@ -143,7 +61,7 @@ def test_packing_equals_the_official_packs(path, case):
     assert torch.equal(labels, tensors[f"{case}/packed/packed_label_ids"])
 
 
-@pytest.mark.parametrize("path", cases("vit"))
+@pytest.mark.parametrize("path", cases("teacher-vit"))
 def test_the_vision_encoder_equals_the_official_states(path):
     model, tensors, description = load(path)
     context, _ = pack_of("teacher", tensors, description)
@@ -199,8 +117,7 @@ def stored_noise(monkeypatch):
 
     def use(tensors):
         noise = tensors["gen/in/context_vae_noise"]
-        replacement = staticmethod(lambda pixels, shape, generator: noise)
-        monkeypatch.setattr(BagelModel, "_posterior_noise", replacement)
+        monkeypatch.setattr(bagel_model, "context_noise", lambda pixels, config: noise)
 
     return use
 
