@@ -128,7 +128,7 @@ class KeyValueCache:
         time = keys.shape[1]
         rows = torch.arange(len(keys), device=keys.device)[:, None]
         places = self.lengths[:, None] + torch.arange(time, device=keys.device)
-        self.keys[layer][rows, places] = keys.to(self.keys[layer].dtype)  # autocast mixes them
+        self.keys[layer][rows, places] = keys.to(self.keys[layer].dtype)
         self.values[layer][rows, places] = values.to(self.values[layer].dtype)
         end = self.longest + time
         return self.keys[layer][:, :end], self.values[layer][:, :end]
@@ -172,7 +172,7 @@ class Attention(Experts):
         k = k * layout.cos + rotate_half(k) * layout.sin
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        y = attend(q, k, v, layout.mask)
+        y = attend(q.to(v.dtype), k.to(v.dtype), v, layout.mask)  # norms are float32 in autocast
         return self.each("o_proj", layout.scatter(y.flatten(2), streams))
 
     def _heads(self, name: str, streams: Streams, layout: Layout) -> Tensor:

@@ -88,6 +88,22 @@ class BagelModel(nn.Module):
         self.language_model.model.kernel = kernel
         self.language_model.model.recomputes_layers = recomputes_layers
 
+    def to_bfloat16(self) -> "BagelModel":
+        """Round the weights, but not the codec's: what they give is still scored in float32."""
+        for name, part in self.named_children():
+            if name != "codec":
+                part.to(torch.bfloat16)
+        return self
+
+    def drawing_parameters(self) -> list[nn.Parameter]:
+        """Of the generation experts, and of what stands before and behind them."""
+        outside = ("time_embedder.", "vae2llm.", "llm2vae.")
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if GENERATION in name or name.startswith(outside)
+        ]
+
     # Reading and writing
 
     def forward(
