@@ -50,7 +50,7 @@ reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/rep
 
 train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }
-	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(SET)
+	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(if $(MODEL),"model=$(MODEL)") $(SET)
 
 evaluate: $(STAMP)  ## Score a checkpoint drawn, text-only and privileged: MODEL=folder DATA=folder
 	$(PY) -m experiments.evaluate $(if $(MODEL),"MODEL=$(MODEL)") $(if $(DATA),"DATA=$(DATA)") $(SET)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -25,12 +25,21 @@ from experiments.evaluation import accuracy, evaluate
 from experiments.schema import ExperimentConfig, differences, to_yaml
 from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.visual_opsd import VisualOPSD
+from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.contexts import Problem
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.preprocessing import READ_IN_OPSD
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
 
+ON_THE_HUB = {
+    "ThinkMorph-7B": "hf download ThinkMorph/ThinkMorph-7B --local-dir checkpoints/ThinkMorph-7B",
+    "BAGEL-7B-MoT": "hf download ByteDance-Seed/BAGEL-7B-MoT --local-dir checkpoints/BAGEL-7B-MoT",
+    "ThinkMorph": "for SET in Visual_Search Spatial_Navigation Jigsaw_Assembly Chart_Refocus: "
+    "hf download ThinkMorph/SET --repo-type dataset --local-dir data/ThinkMorph/SET",
+}
+"""How to get the folders that the shipped experiments name."""
 PACKAGES = ("torch", "lightning", "transformers", "diffusers", "torchmetrics", "omegaconf")
 
 
@@ -38,19 +47,32 @@ def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        return checkpoints.load(config.model)[0]
+        model, _ = checkpoints.load(config.model)
+        model.run_with(
+            kernel=config.trainer.kernel,
+            recomputes_layers=config.trainer.activation_checkpointing,
+        )
+        return model.to_bfloat16() if config.trainer.precision == "bf16-true" else model
 
     if config.method == "sft":
         return SupervisedFineTuning(build, tokenizer.encode, seeded(config.sft, config.seed))
-    return VisualOPSD(build, tokenizer.encode, config.visual_opsd)
+    settings = config.visual_opsd
+    if settings.lora is not None:
+        settings = replace(settings, lora=seeded(settings.lora, config.seed))
+    return VisualOPSD(build, tokenizer.encode, settings)
 
 
 def data(config: ExperimentConfig) -> MazeData:
     """What it trains on; a folder that is not there or holds no row is an error, here."""
     settings = config.data
     if settings.source != "frozen_lake":
+        is_reduced = settings.protocol == "reduced"
         return MazeData.thinkmorph(
-            Path(settings.source), batch_size=settings.batch_size, seed=config.seed
+            Path(settings.source),
+            batch_size=settings.batch_size,
+            cell=REDUCED_CELL if is_reduced else None,
+            rule=None if is_reduced else READ_IN_OPSD,
+            seed=config.seed,
         )
     return MazeData.generated(
         maze_settings(config),
@@ -160,6 +182,7 @@ def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
     return L.Trainer(
         accelerator="auto",
         devices=1,
+        precision=lightning_precision(config),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.trainer.accumulate,
@@ -182,6 +205,25 @@ def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
     )
 
 
+def lightning_precision(config: ExperimentConfig) -> Literal["32-true", "bf16-mixed"]:
+    """What one process tells Lightning; ``bf16-true`` is done where the model is built.
+
+    Lightning's own would round the adapters too, and make every new tensor bfloat16 in a step.
+
+    Raises:
+        ValueError: Weights in bfloat16 would train without a float32 copy.
+    """
+    precision = config.trainer.precision
+    if precision != "bf16-true":
+        return precision
+    if config.method != "visual_opsd" or config.visual_opsd.lora is None:
+        raise ValueError(
+            "trainer.precision=bf16-true would train bfloat16 weights, in which most steps of the "
+            "paper's size round to nothing: set visual_opsd.lora, or trainer.precision=bf16-mixed"
+        )
+    return "32-true"
+
+
 def prepare_folder(config: ExperimentConfig) -> None:
     """Claim the run folder, after a look at what the run starts from.
 
@@ -191,10 +233,12 @@ def prepare_folder(config: ExperimentConfig) -> None:
         FileNotFoundError: No such model, or no such data folder.
     """
     model = Path(config.model)
+    if not model.is_dir():
+        raise absent("model", model)
     checkpoints.read_config(checkpoints.file_in(model, checkpoints.CONFIG))
     checkpoints.file_in(model, checkpoints.WEIGHTS)
     if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
-        raise FileNotFoundError(f"data.source: no folder {config.data.source}")
+        raise absent("data.source", Path(config.data.source))
     saved = config.folder / "config.yaml"
     if saved.is_file():
         known = json.loads((config.folder / "run.json").read_text())["model_digest"]
@@ -219,6 +263,13 @@ def prepare_folder(config: ExperimentConfig) -> None:
     }
     (config.folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
     saved.write_text(to_yaml(config))  # last: it is what claims the folder
+
+
+def absent(key: str, folder: Path) -> FileNotFoundError:
+    """The error about a folder that is not there; it says how to get it where we know."""
+    command = ON_THE_HUB.get(folder.name)
+    advice = f". Download it once ({command}), or set {key} to where it is" if command else ""
+    return FileNotFoundError(f"{key}: no folder {folder}{advice}")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

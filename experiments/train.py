@@ -13,6 +13,7 @@ from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.tokenizer import Tokenizer
+from visual_opsd.trainable import adapters, merge_adapters, save_adapters
 
 
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
@@ -38,6 +39,9 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     model: Any = module.model
     with build.averaged(trainer).memory.recalled(model):
+        if adapters(model):
+            save_adapters(model, config.folder / "adapter")
+            merge_adapters(model)
         checkpoints.save(model, tokenizer, model_folder)
     return model_folder
 

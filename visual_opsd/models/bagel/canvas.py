@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from visual_opsd.contexts import Context
+from visual_opsd.models.bagel.attention import Mode
 from visual_opsd.models.bagel.decoder import GENERATION
 from visual_opsd.models.bagel.latents import LatentImage
-from visual_opsd.models.bagel.packing import Mode, Source, image_block, pack
+from visual_opsd.models.bagel.packing import Source, image_block, pack
 
 if TYPE_CHECKING:
     from visual_opsd.models.bagel.model import BagelModel
