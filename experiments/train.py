@@ -12,7 +12,6 @@ from filelock import FileLock
 from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.bagel.tokenizer import Tokenizer
 
 
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
@@ -28,7 +27,7 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     if (model_folder / checkpoints.WEIGHTS).is_file():
         return model_folder
     started = time.process_time()
-    tokenizer = Tokenizer.load(Path(config.model))
+    tokenizer = checkpoints.open_folder(config.model).tokenizer
     data = build.data(config)
     module = build.module(config, tokenizer)
     trainer = build.trainer(config, build.callbacks(config, tokenizer, extra))
@@ -38,7 +37,8 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     model: Any = module.model
     with build.averaged(trainer).memory.recalled(model):
-        checkpoints.save(model, tokenizer, model_folder)
+        base = config.model if config.reading_only else None
+        checkpoints.save(model, tokenizer, model_folder, base=base)
     return model_folder
 
 

@@ -23,8 +23,8 @@ from visual_opsd.models.bagel.config import (
 )
 from visual_opsd.models.bagel.export import save_official
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.bagel.official import LLM, OfficialFolder, is_for_drawing
-from visual_opsd.models.bagel.stored import StoredTensors
+from visual_opsd.models.bagel.official import FILES, LLM, OfficialFolder, is_for_drawing
+from visual_opsd.models.bagel.stored import StoredTensors, weight_files
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.models.bagel.vision import PositionTable
 
@@ -56,12 +56,6 @@ class OwnFolder:
                 f"{folder}: tokenizer.json (marks {self.tokenizer.marks}) does not fit {CONFIG} "
                 f"(marks {self.config.tokens})"
             )
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What makes the model what it is."""
-        names = (CONFIG, CODEC, WEIGHTS, "tokenizer.json")
-        return tuple(self.folder / name for name in names)
 
     def codec(self, device: torch.device | str) -> LatentCodec | None:
         """The linear codec; None without its file."""
@@ -161,6 +155,15 @@ def save(
     if codec is not None:
         stored.write(codec.model.state_dict(), folder / CODEC)
     stored.write(held, folder / WEIGHTS)
+
+
+def files(folder: Path) -> tuple[Path, ...]:
+    """What makes a model what it is, whether it is whole or not; of our layout also what lacks."""
+    folders = [folder, folder / BASE] if (folder / BASE).is_dir() else [folder]
+    if not any((place / LLM).is_file() for place in folders):
+        return tuple(folder / name for name in (CONFIG, CODEC, WEIGHTS, "tokenizer.json"))
+    described = [place / name for place in folders for name in FILES if (place / name).is_file()]
+    return (*described, *(path for place in folders for path in weight_files(place)))
 
 
 def file_in(folder: Path, name: str) -> Path:

@@ -26,6 +26,8 @@ from visual_opsd.models.bagel.stored import StoredTensors, read_json, weight_fil
 from visual_opsd.models.bagel.tokenizer import TOKENIZER_FILES, Tokenizer
 
 LLM, VISION = "llm_config.json", "vit_config.json"
+FILES = (LLM, VISION, AUTOENCODER, *TOKENIZER_FILES)
+"""Everything but the weights, whose names differ."""
 DRAWING_MODULES = ("vae2llm.", "llm2vae.", "time_embedder.", "latent_pos_embed.")
 
 
@@ -60,12 +62,6 @@ class OfficialFolder:
         found = self.find(AUTOENCODER)
         self.autoencoder = None if found is None else StoredTensors([found])
         self.config = self._config(llm, vision)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What makes the model what it is."""
-        names = (LLM, VISION, AUTOENCODER, *TOKENIZER_FILES)
-        return (*filter(None, map(self.find, names)), *self.weights.paths)
 
     def codec(self, device: torch.device | str) -> LatentCodec:
         """The autoencoder; its file is needed by what can draw."""
