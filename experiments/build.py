@@ -47,7 +47,7 @@ def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        model, _ = checkpoints.load(config.model)
+        model, _ = checkpoints.load(config.model, reading_only=config.reading_only)
         model.run_with(
             kernel=config.trainer.kernel,
             recomputes_layers=config.trainer.activation_checkpointing,
@@ -235,8 +235,7 @@ def prepare_folder(config: ExperimentConfig) -> None:
     model = Path(config.model)
     if not model.is_dir():
         raise absent("model", model)
-    checkpoints.read_config(checkpoints.file_in(model, checkpoints.CONFIG))
-    checkpoints.file_in(model, checkpoints.WEIGHTS)
+    checkpoints.open_folder(model)
     if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
         raise absent("data.source", Path(config.data.source))
     saved = config.folder / "config.yaml"
@@ -294,9 +293,12 @@ def commit() -> str:
 def digest(folder: Path) -> str:
     """SHA-256 over the files that make a model what it is."""
     total = hashlib.sha256()
-    for name in (checkpoints.CONFIG, checkpoints.CODEC, checkpoints.WEIGHTS, "tokenizer.json"):
-        path = folder / name
-        total.update(name.encode() + (path.read_bytes() if path.is_file() else b""))
+    for path in checkpoints.files(folder):
+        total.update(path.name.encode())
+        if path.is_file():
+            with path.open("rb") as file:  # in pieces: released weights have 29 GB
+                while piece := file.read(2**24):
+                    total.update(piece)
     return total.hexdigest()
 
 

@@ -12,7 +12,6 @@ from filelock import FileLock
 from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.trainable import adapters, merge_adapters, save_adapters
 
 
@@ -29,7 +28,7 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     if (model_folder / checkpoints.WEIGHTS).is_file():
         return model_folder
     started = time.process_time()
-    tokenizer = Tokenizer.load(Path(config.model))
+    tokenizer = checkpoints.open_folder(config.model).tokenizer
     data = build.data(config)
     module = build.module(config, tokenizer)
     trainer = build.trainer(config, build.callbacks(config, tokenizer, extra))
@@ -42,7 +41,8 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
         if adapters(model):
             save_adapters(model, config.folder / "adapter")
             merge_adapters(model)
-        checkpoints.save(model, tokenizer, model_folder)
+        base = config.model if config.reading_only else None
+        checkpoints.save(model, tokenizer, model_folder, base=base)
     return model_folder
 
 
