@@ -5,44 +5,79 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from callbacks.averaging import AveragedWeights
 from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback
+from callbacks.saving import SavePoints
 from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import GeneratedMazes, MazeData
 from experiments.evaluation import accuracy, evaluate
 from experiments.schema import ExperimentConfig, differences, to_yaml
 from lightning_modules.sft import SupervisedFineTuning
+from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
 from visual_opsd.contexts import Problem
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
+from visual_opsd.weights import WholeWeights
 
+T = TypeVar("T")
+HELD_OUT = "held_out/text_only"
 PACKAGES = ("torch", "lightning", "transformers", "diffusers", "torchmetrics", "omegaconf")
 
 
-def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
+def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
+    """How the run is spread over processes; "auto" is one."""
+    settings = config.trainer
+    timeout = timedelta(seconds=settings.zero3.timeout_seconds)
+    if settings.strategy == "single":
+        return "auto"
+    if settings.strategy == "ddp":
+        return DDPStrategy(timeout=timeout, find_unused_parameters=True)
+    if find_spec("deepspeed") is None:
+        raise ValueError("trainer.strategy zero3 needs deepspeed, which is not installed")
+    last = last_checkpoint(config.folder)
+    return Zero3Strategy(
+        settings.zero3,
+        is_universal=last is not None and len(rank_files(last)) != settings.world_size,
+    )
+
+
+def place(config: ExperimentConfig, chosen: Strategy | Literal["auto"]) -> WholeWeights:
+    """Where weights are under a strategy."""
+    if isinstance(chosen, Zero3Strategy):
+        return ShardedWeights(chosen, lambda: checkpoints.outline(config.model)[0])
+    return WholeWeights()
+
+
+def module(
+    config: ExperimentConfig, tokenizer: Tokenizer, weights: WholeWeights | None = None
+) -> L.LightningModule:
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        return checkpoints.load(config.model)[0]
+        return checkpoints.load(config.model, place=weights)[0]
 
     if config.method == "sft":
-        return SupervisedFineTuning(build, tokenizer.encode, seeded(config.sft, config.seed))
-    return VisualOPSD(build, tokenizer.encode, config.visual_opsd)
+        sft = seeded(config.sft, config.seed)
+        return SupervisedFineTuning(build, tokenizer.encode, sft, weights)
+    return VisualOPSD(build, tokenizer.encode, config.visual_opsd, weights)
 
 
 def data(config: ExperimentConfig) -> MazeData:
@@ -108,35 +143,39 @@ def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
 
 
 def callbacks(
-    config: ExperimentConfig, tokenizer: Tokenizer, extra: list[L.Callback]
+    config: ExperimentConfig,
+    tokenizer: Tokenizer,
+    extra: list[L.Callback],
+    weights: WholeWeights | None = None,
 ) -> list[L.Callback]:
     """Averaged weights, rollout, checkpoints, progress, and the probe on held-out problems."""
-    averaged = AveragedWeights(config.trainer.average_decay)
+    averaged = AveragedWeights(config.trainer.average_decay, weights)
     found: list[L.Callback] = [averaged, *extra]
     if config.method == "visual_opsd":
         found.append(rollout(config, tokenizer))
+    probe = None
     if config.held_out.num_problems:
         measure = text_only_probe(config, tokenizer)
-        found.append(Probe(measure, config.held_out.every, averaged.memory))
+        probe = Probe(measure, config.held_out.every, averaged.memory)
+        found.append(probe)
     found.append(
-        ModelCheckpoint(
-            dirpath=config.folder / "checkpoints",
-            filename="{step}",
-            every_n_train_steps=config.trainer.checkpoint_every,
-            monitor="step",
-            mode="max",
-            save_top_k=1,
-            enable_version_counter=False,  # one that a kill cut short is written over
+        SavePoints(
+            config.folder / "checkpoints",
+            config.trainer.checkpoint_every,
+            keep_last=config.trainer.keep_last,
+            keep_best=config.trainer.keep_best,
+            score=lambda: None if probe is None else probe.found.get(HELD_OUT),
+            on_full_disk=config.trainer.on_full_disk,
         )
     )
     found.append(RichProgressBar(leave=True))
     return found
 
 
-def averaged(trainer: L.Trainer) -> AveragedWeights:
-    """The run's averaged weights."""
-    (found,) = (c for c in trainer.callbacks if isinstance(c, AveragedWeights))  # type: ignore[attr-defined]
-    return found
+def only(found: Sequence[Any], kind: type[T]) -> T:
+    """The one callback of its kind."""
+    (one,) = (callback for callback in found if isinstance(callback, kind))
+    return one
 
 
 def text_only_probe(
@@ -147,19 +186,25 @@ def text_only_probe(
 
     def measure(model: Any) -> dict[str, float]:
         found = evaluate(model, tokenizer, problems, "text_only")
-        return {"held_out/text_only": accuracy(found).value}
+        return {HELD_OUT: accuracy(found).value}
 
     return measure
 
 
-def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
-    """One process; its log goes to a folder of its own, so that a resumed run loses no curve."""
+def trainer(
+    config: ExperimentConfig,
+    found: list[L.Callback],
+    chosen: Strategy | Literal["auto"] = "auto",
+) -> L.Trainer:
+    """As spread as the strategy says; the log of every start goes to a folder of its own."""
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
     session = len(list((config.folder / "metrics").glob("session_*")))
     return L.Trainer(
-        accelerator="auto",
-        devices=1,
+        accelerator=config.trainer.accelerator,
+        strategy=chosen,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.trainer.accumulate,
@@ -204,10 +249,11 @@ def prepare_folder(config: ExperimentConfig) -> None:
                 "Take another name or output_dir, or remove the folder"
             )
         changed = differences(config, saved)
-        if changed:
+        if changed and not config.resume_changed:
             raise ValueError(
                 f"{config.folder} holds a run of another configuration: {'; '.join(changed)}. "
-                "Take another name or output_dir, or remove the folder"
+                "Take another name or output_dir, remove the folder, or go on all the same with "
+                "resume_changed=true"
             )
         return
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -222,9 +268,10 @@ def prepare_folder(config: ExperimentConfig) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder: a kill may have cut the last one short."""
-    found = filter(zipfile.is_zipfile, (folder / "checkpoints").glob("step=*.ckpt"))
-    return max(found, key=lambda path: int(path.stem.partition("=")[2]), default=None)
+    """The newest whole checkpoint of a run folder; a damaged file does not count."""
+    found = (folder / "checkpoints").glob("step=*.ckpt")
+    whole = (path for path in found if path.is_dir() or zipfile.is_zipfile(path))
+    return max(whole, key=lambda path: int(path.stem.partition("=")[2]), default=None)
 
 
 def commit() -> str:

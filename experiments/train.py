@@ -8,7 +8,10 @@ from typing import Any
 
 import lightning as L
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.averaging import AveragedWeights
+from callbacks.saving import SavePoints
 from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
@@ -16,7 +19,12 @@ from visual_opsd.models.bagel.tokenizer import Tokenizer
 
 
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
-    """Train to the end, from the last checkpoint if there is one; returns the model folder."""
+    """Train to the end, from the last checkpoint if there is one; returns the model folder.
+
+    Every rank comes through here; the first one prepares the folder and holds it.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return _train(config, extra or [])
     build.prepare_folder(config)
     # A second process on the same run waits for the first, and then finds it finished.
     with FileLock(config.folder / ".lock"):
@@ -30,15 +38,23 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     started = time.process_time()
     tokenizer = Tokenizer.load(Path(config.model))
     data = build.data(config)
-    module = build.module(config, tokenizer)
-    trainer = build.trainer(config, build.callbacks(config, tokenizer, extra))
-    trainer.fit(module, data, ckpt_path=build.last_checkpoint(config.folder), weights_only=False)
+    strategy = build.strategy(config)
+    weights = build.place(config, strategy)
+    module: Any = build.module(config, tokenizer, weights)
+    callbacks = build.callbacks(config, tokenizer, extra, weights)
+    trainer = build.trainer(config, callbacks, strategy)
+    last = build.last_checkpoint(config.folder)
+    trainer.fit(module, data, ckpt_path=last, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if build.only(callbacks, SavePoints).has_left:
+        raise SystemExit(0)
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
-    model: Any = module.model
-    with build.averaged(trainer).memory.recalled(model):
-        checkpoints.save(model, tokenizer, model_folder)
+    averaged = build.only(callbacks, AveragedWeights)
+    with averaged.memory.recalled(module.model), module.rollout_weights() as model:
+        if trainer.is_global_zero:
+            checkpoints.save(model, tokenizer, model_folder)
+    trainer.strategy.barrier()
     return model_folder
 
 

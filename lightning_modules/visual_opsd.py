@@ -14,6 +14,7 @@ from lightning_modules.optimisation import OptimiserConfig, configure
 from visual_opsd.contexts import Encode, ProblemBatch, student_context, teacher_context
 from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
 from visual_opsd.teachers import WeightMemory
+from visual_opsd.weights import WholeWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +41,23 @@ class VisualOPSD(L.LightningModule):
     """Distil the visually informed teacher into the text-only student, on the student's tokens."""
 
     def __init__(
-        self, build: Callable[[], torch.nn.Module], encode: Encode, config: VisualOPSDConfig
+        self,
+        build: Callable[[], torch.nn.Module],
+        encode: Encode,
+        config: VisualOPSDConfig,
+        place: WholeWeights | None = None,
     ) -> None:
-        """Take a factory: every strategy builds the model in ``configure_model``."""
+        """Take a factory: every strategy builds the model in ``configure_model``.
+
+        ``place`` knows where weights are, if the strategy shards them.
+        """
         super().__init__()
         self.build = build
         self.encode = encode
         self.config = config
         self.model: Any = None
-        self.teacher = WeightMemory(config.teacher_decay)
+        self.place = place or WholeWeights()
+        self.teacher = WeightMemory(config.teacher_decay, self.place)
         self._followed_step = 0
 
     def configure_model(self) -> None:
@@ -78,13 +87,14 @@ class VisualOPSD(L.LightningModule):
             lambda logits, rows: divergence(logits, scores.rows(rows), config),
         )
         loss = (per_token * token_weights(completions.is_sampled)).sum()
-        self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     @contextmanager
     def rollout_weights(self) -> Iterator[Any]:
         """The student, to sample from."""
-        yield self.model
+        with self.place.gathered(self.model) as student:
+            yield student
 
     @contextmanager
     def teacher_weights(self) -> Iterator[Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visual_opsd.models.bagel.codec import LatentCodec, PatchCodec
@@ -20,6 +20,7 @@ from visual_opsd.models.bagel.config import (
 )
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.tokenizer import Tokenizer
+from visual_opsd.weights import WholeWeights
 
 CONFIG, WEIGHTS, CODEC = "config.json", "model.safetensors", "codec.safetensors"
 
@@ -34,8 +35,24 @@ def save(model: BagelModel, tokenizer: Tokenizer, folder: Path) -> None:
     _save(weights(model), folder / WEIGHTS)
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu") -> tuple[BagelModel, Tokenizer]:
-    """Read a folder; a missing file, key or shape is an error that names it."""
+def load(
+    folder: Path | str, device: torch.device | str = "cpu", place: WholeWeights | None = None
+) -> tuple[BagelModel, Tokenizer]:
+    """Read a folder; a missing file, key or shape is an error that names it.
+
+    Weights go to where ``place`` puts them, one after another, so that no more than one is whole.
+    """
+    folder = Path(folder)
+    model, tokenizer = outline(folder)
+    place = place or WholeWeights()
+    if model.codec is not None:
+        _fill(model.codec.model, folder / CODEC, place)
+    _fill(model, file_in(folder, WEIGHTS), place, ignored="codec.")
+    return model.to(device), tokenizer
+
+
+def outline(folder: Path | str) -> tuple[BagelModel, Tokenizer]:
+    """The model of a folder, still without its weights."""
     folder = Path(folder)
     config = read_config(file_in(folder, CONFIG))
     if config.latent.codec != "patch_pca":
@@ -51,13 +68,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> tuple[BagelM
         )
     codec = None
     if (folder / CODEC).is_file():
-        patches = PatchCodec(config.latent.pixels_per_token, config.latent.channels)
-        _fill(patches, _read(folder / CODEC), folder / CODEC)
-        codec = LatentCodec(patches)
-    model = BagelModel(config, codec, tokenizer.decode)
-    path = file_in(folder, WEIGHTS)
-    _fill(model, _read(path), path, ignored="codec.")
-    return model.to(device), tokenizer
+        codec = LatentCodec(PatchCodec(config.latent.pixels_per_token, config.latent.channels))
+    return BagelModel(config, codec, tokenizer.decode), tokenizer
 
 
 def file_in(folder: Path, name: str) -> Path:
@@ -94,32 +106,32 @@ def read_config(path: Path) -> BagelConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
 def _save(state: dict[str, Tensor], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     save_file({name: x.contiguous().cpu() for name, x in state.items()}, temporary)
     temporary.replace(path)
 
 
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path, ignored: str = "\0") -> None:
-    """Strict load with every misfit listed."""
-    expected = {k: v for k, v in module.state_dict().items() if not k.startswith(ignored)}
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in sorted(expected.keys() & state.keys())
-        if state[key].shape != expected[key].shape
-    ]
-    if missing or unexpected or misshapen:
-        raise ValueError(
-            f"{path} does not fit its configuration: missing {missing}, unexpected {unexpected}, "
-            f"misshapen {misshapen}"
-        )
-    module.load_state_dict(state, strict=False)
+def _fill(module: nn.Module, path: Path, place: WholeWeights, ignored: str = "\0") -> None:
+    """Strict load with every misfit listed; weights are read one by one."""
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    expected = {k: held[k] for k in module.state_dict() if not k.startswith(ignored)}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            missing = sorted(expected.keys() - found.keys())
+            unexpected = sorted(found.keys() - expected.keys())
+            misshapen = [
+                f"{key} {found[key]} instead of {tuple(place.shape(expected[key]))}"
+                for key in sorted(expected.keys() & found.keys())
+                if found[key] != tuple(place.shape(expected[key]))
+            ]
+            if missing or unexpected or misshapen:
+                raise ValueError(
+                    f"{path} does not fit its configuration: missing {missing}, "
+                    f"unexpected {unexpected}, misshapen {misshapen}"
+                )
+            for key, weight in expected.items():
+                place.put(weight, file.get_tensor(key))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -74,6 +74,8 @@ class BagelModel(nn.Module):
         self.latent_pos_embed = PositionTable(latent.tokens_per_side, width)
         self.codec = codec
         self.decode = decode
+        self.goes_on: Callable[[bool], bool] = bool
+        """See ``decode_rows``: how decoding keeps in step with other ranks."""
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +125,7 @@ class BagelModel(nn.Module):
             seeds=seeds,
             asks_for_drawing=self._asks_for_drawing,
             device=self.device,
+            goes_on=self.goes_on,
         )
 
     def _asks_for_drawing(self, ids: list[int]) -> bool:
