@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
 from experiments import build
+from experiments.export import export
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.tokenizer import Tokenizer
@@ -50,10 +51,13 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     if build.only(callbacks, SavePoints).has_left:
         raise SystemExit(0)
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
-    averaged = build.only(callbacks, AveragedWeights)
-    with averaged.memory.recalled(module.model), module.rollout_weights() as model:
+    if config.trainer.strategy == "zero3":  # nowhere is it whole but on disk
         if trainer.is_global_zero:
-            checkpoints.save(model, tokenizer, model_folder)
+            export(config.folder, model_folder)
+    else:
+        with build.only(callbacks, AveragedWeights).memory.recalled(module.model):
+            if trainer.is_global_zero:
+                checkpoints.save(module.model, tokenizer, model_folder)
     trainer.strategy.barrier()
     return model_folder
 
