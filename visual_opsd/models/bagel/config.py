@@ -1,6 +1,6 @@
 """The shape of a BAGEL model; ``presets`` holds the two that matter here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -16,8 +16,9 @@ class DecoderConfig:
     num_key_value_heads: int
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
-    experts: Literal["separate", "shared"] = "separate"
-    """Mixture of transformers, or one set of weights for all tokens as in Transfusion."""
+    experts: Literal["separate", "shared", "understanding"] = "separate"
+    """Mixture of transformers; one set of weights for all tokens, as in Transfusion; or only the
+    half that reads and writes: nothing that latents pass through is built, so it cannot draw."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -95,3 +96,15 @@ class BagelConfig:
     vision: VisionConfig
     latent: LatentConfig
     tokens: SpecialTokens
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether latents have a way through the model."""
+        return self.decoder.experts != "understanding"
+
+    @property
+    def reading_only(self) -> "BagelConfig":
+        """The same model without what only drawings need."""
+        if self.decoder.experts == "shared":
+            raise ValueError("shared experts have no half that only reads")
+        return replace(self, decoder=replace(self.decoder, experts="understanding"))

@@ -68,10 +68,13 @@ class BagelModel(nn.Module):
         self.vit_model = VisionModel(config.vision)
         self.connector = Connector(config.vision.hidden_size, width)
         self.vit_pos_embed = PositionTable(config.vision.patches_per_side, width)
-        self.time_embedder = TimeEmbedding(width)
-        self.vae2llm = nn.Linear(latent.token_size, width)
-        self.llm2vae = nn.Linear(width, latent.token_size)
-        self.latent_pos_embed = PositionTable(latent.tokens_per_side, width)
+        if config.can_draw:
+            self.time_embedder = TimeEmbedding(width)
+            self.vae2llm = nn.Linear(latent.token_size, width)
+            self.llm2vae = nn.Linear(width, latent.token_size)
+            self.latent_pos_embed = PositionTable(latent.tokens_per_side, width)
+        elif codec is not None:
+            raise ValueError("experts 'understanding' cannot draw: it takes no codec")
         self.codec = codec
         self.decode = decode
         self.goes_on: Callable[[bool], bool] = bool
