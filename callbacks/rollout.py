@@ -56,10 +56,12 @@ class RolloutCallback(L.Callback):
         config, problems = self.config, batch.problems
         step = (config.seed, trainer.global_step, batch_idx)
         seeds = [row_seed(*step, problem.problem_id) for problem in problems]
-        with pl_module.rollout_weights() as model:
+        phase = trainer.profiler.profile  # type: ignore[attr-defined]
+        with phase("sampling"), pl_module.rollout_weights() as model:
             completions = sample_trajectories(model, problems, self.encode, config.sampling, seeds)
         if config.intervention == "drawn_vt" and self.illustrator is not None:
-            problems = self.illustrator.illustrate(problems)
+            with phase("drawing"):
+                problems = self.illustrator.illustrate(problems)
         batch.rollout = Rollout(
             completions, show(config.intervention, problems, batch.donors, seeds)
         )

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from callbacks.averaging import AveragedWeights
+from callbacks.phases import PhaseClock, Throughput
 from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback
 from callbacks.saving import SavePoints
@@ -38,6 +39,8 @@ from visual_opsd.rollouts.visual_thoughts import Illustrator
 from visual_opsd.weights import WholeWeights
 
 T = TypeVar("T")
+LOG_EVERY = 10
+"""Optimiser steps."""
 HELD_OUT = "held_out/text_only"
 PACKAGES = ("torch", "lightning", "transformers", "diffusers", "torchmetrics", "omegaconf")
 
@@ -168,6 +171,8 @@ def callbacks(
             on_full_disk=config.trainer.on_full_disk,
         )
     )
+    patience = config.trainer.zero3.timeout_seconds / 2
+    found.append(Throughput(PhaseClock(), LOG_EVERY, config.folder, patience))
     found.append(RichProgressBar(leave=True))
     return found
 
@@ -219,7 +224,8 @@ def trainer(
             ),
             TensorBoardLogger(config.folder, name="tensorboard", version=f"session_{session}"),
         ],
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
+        profiler=next((c.clock for c in found if isinstance(c, Throughput)), None),
         enable_model_summary=False,
         use_distributed_sampler=False,
         inference_mode=False,

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
 from experiments import build
+from experiments.environment import note_environment
 from experiments.export import export
+from experiments.plan import check_fits
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.tokenizer import Tokenizer
@@ -26,7 +29,10 @@ def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Pa
     """
     if getattr(rank_zero_only, "rank", 0):
         return _train(config, extra or [])
+    if torch.cuda.is_available():
+        check_fits(config, torch.cuda.get_device_properties(0).total_memory)
     build.prepare_folder(config)
+    note_environment(config.folder)
     # A second process on the same run waits for the first, and then finds it finished.
     with FileLock(config.folder / ".lock"):
         return _train(config, extra or [])

@@ -136,10 +136,13 @@ class Zero3Strategy(DeepSpeedStrategy):
     @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         """Every rank its part; from another number of ranks, memories are cut anew."""
-        state = super().load_checkpoint(checkpoint_path, weights_only)
-        if self.is_universal:
-            return joined(client_states(Path(checkpoint_path)))
-        return state
+        if not self.is_universal:
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        if self.is_global_zero:
+            make_universal(Path(checkpoint_path))
+        self.barrier()
+        super().load_checkpoint(checkpoint_path, weights_only)
+        return joined(client_states(Path(checkpoint_path)))
 
 
 class ShardedWeights(WholeWeights):

@@ -1,7 +1,7 @@
 """Visual-OPSD: the student learns from what it would have said, had it seen the visual thoughts."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,7 +99,11 @@ class VisualOPSD(L.LightningModule):
     @contextmanager
     def teacher_weights(self) -> Iterator[Any]:
         """The same model with the teacher's weights; score inside, no gradient."""
-        with self.teacher.recalled(self.model):
+        profiler = getattr(self._trainer, "profiler", None)  # names the phase, if there is a run
+        with (
+            profiler.profile("teacher") if profiler else nullcontext(),
+            self.teacher.recalled(self.model),
+        ):
             yield self.model
 
     def on_train_start(self) -> None:
