@@ -44,7 +44,9 @@ class SavePoints(Checkpoint):
         self.score = score
         self.on_full_disk = on_full_disk
         self.is_told_to_leave = False
-        self.has_left = False
+        self.is_full = False
+        self.why_left: str | None = None
+        """Why the run ended before its last step, if it did."""
         self._last_step = 0
         self._handlers: dict[int, Any] = {}
 
@@ -74,8 +76,10 @@ class SavePoints(Checkpoint):
         if asked or step % self.every == 0 or step == trainer.max_steps:
             self.save(trainer, pl_module)
         if asked and step < trainer.max_steps:
-            rank_zero_info(f"told to leave: saved at step {step}; the same command goes on")
-            self.has_left = trainer.should_stop = True
+            if not self.is_full:
+                self.why_left = f"told to leave: saved at step {step}; the same command goes on"
+            rank_zero_info(self.why_left or "told to leave")
+            trainer.should_stop = True
 
     def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write under another name, rename, then let go of what is not to be kept."""
@@ -113,16 +117,18 @@ class SavePoints(Checkpoint):
             if weight.requires_grad
         )
         free = shutil.disk_usage(self.folder).free
-        is_full = trainer.strategy.reduce_boolean_decision(free < needed, all=False)
-        if is_full:
-            rank_zero_warn(
+        self.is_full = trainer.strategy.reduce_boolean_decision(free < needed, all=False)
+        if self.is_full:
+            said = (
                 f"no checkpoint at step {trainer.global_step}: {self.folder} has {free / 1e9:.2f} "
                 f"GB free and one takes {needed / 1e9:.2f} GB; the last good one stays, and the "
                 f"run {'goes on' if self.on_full_disk == 'go_on' else 'stops'}"
             )
-            if self.on_full_disk == "stop":
-                self.has_left = trainer.should_stop = True
-        return is_full
+            rank_zero_warn(said)
+            if self.on_full_disk == "stop" or self.is_told_to_leave:
+                self.why_left = said
+                trainer.should_stop = True
+        return self.is_full
 
     def _note_score(self, step: int) -> None:
         score = self.score()

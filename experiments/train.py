@@ -54,8 +54,9 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     trainer.fit(module, data, ckpt_path=last, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if build.only(callbacks, SavePoints).has_left:
-        raise SystemExit(0)
+    points = build.only(callbacks, SavePoints)
+    if points.why_left:
+        raise SystemExit(points.why_left if points.is_full else 0)
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     if config.trainer.strategy == "zero3":  # nowhere is it whole but on disk
         if trainer.is_global_zero:
