@@ -33,6 +33,7 @@ class PhaseClock(Profiler):
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.phase = "other"
         self.since = time.perf_counter()
+        """When the clock was last turned or read: never long ago where steps are taken."""
         self._outer: list[str] = []
 
     def start(self, action_name: str) -> None:
@@ -45,6 +46,11 @@ class PhaseClock(Profiler):
         del action_name
         if self._outer:
             self._turn_to(self._outer.pop())
+
+    def read(self) -> dict[str, float]:
+        """Seconds up to now, the phase at hand included."""
+        self._turn_to(self.phase)
+        return dict(self.seconds)
 
     def _turn_to(self, phase: str) -> None:
         now = time.perf_counter()
@@ -107,10 +113,11 @@ class Throughput(L.Callback):
         if trainer.global_step == self._last_step or trainer.global_step % self.every:
             return
         self._last_step = trainer.global_step
+        found = self.clock.read()
         passed = time.perf_counter() - self._started
         ranks = trainer.world_size
         report = {f"speed/{k}_a_second": ranks * n / passed for k, n in self._counted.items()}
-        for phase, seconds in self.clock.seconds.items():
+        for phase, seconds in found.items():
             report[f"share/{phase}"] = (seconds - self._seconds[phase]) / passed
         pl_module.log_dict(report, sync_dist=True, batch_size=1)
         peaks = pl_module.all_gather(torch.tensor(peak_memory(), device=pl_module.device))
@@ -121,7 +128,7 @@ class Throughput(L.Callback):
     def _begin(self) -> None:
         self._counted = dict.fromkeys(self._counted, 0)
         self._started = time.perf_counter()
-        self._seconds = dict(self.clock.seconds)
+        self._seconds = self.clock.read()
 
     def _watch(self, rank: int, trainer: L.Trainer) -> None:
         reported = 0.0

@@ -1,12 +1,11 @@
 """Twenty SIGKILLs at random moments: the final weights are those of a run left alone."""
 
-import os
+import contextlib
 import random
-import signal
-import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests.distributed.conftest import ZERO3, free_port
@@ -29,6 +28,15 @@ def start(machine, name):
     return machine.start(command, name, LONG)
 
 
+def kill_all(job):
+    """The launcher first, so that it cannot tell the ranks; they have sessions of their own."""
+    ranks = psutil.Process(job.pid).children(recursive=True)
+    job.kill()
+    for rank in ranks:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rank.kill()
+
+
 def test_twenty_kills_change_no_bit(machine, note):
     """All processes of the job at once, wherever they are, a checkpoint being written included."""
     straight = machine.run("straight", *LONG, ranks=2)
@@ -47,8 +55,7 @@ def test_twenty_kills_change_no_bit(machine, note):
         time.sleep(moments.uniform(0, 2.5))
         if job.poll() is not None:
             break
-        os.killpg(job.pid, signal.SIGKILL)
-        stop_ranks(machine)
+        kill_all(job)
         job.communicate()
         kills += 1
         torn += bool(list(checkpoints.glob("*.tmp")))
@@ -63,15 +70,3 @@ def test_twenty_kills_change_no_bit(machine, note):
         identical=True,
     )
     assert kills == NUM_KILLS
-
-
-def stop_ranks(machine):
-    """torchrun gives ranks a session of their own: find this job's by its record."""
-    found = subprocess.run(
-        ["pgrep", "-f", str(machine.folder / "records" / "soaked")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    for number in found.stdout.split():
-        os.kill(int(number), signal.SIGKILL)
