@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from callbacks.averaging import AveragedWeights
@@ -56,10 +56,8 @@ def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
     if find_spec("deepspeed") is None:
         raise ValueError("trainer.strategy zero3 needs deepspeed, which is not installed")
     last = last_checkpoint(config.folder)
-    return Zero3Strategy(
-        settings.zero3,
-        is_universal=last is not None and len(rank_files(last)) != settings.world_size,
-    )
+    is_universal = last is not None and len(rank_files(last)) != settings.world_size
+    return Zero3Strategy(settings.zero3, is_universal=is_universal)
 
 
 def place(config: ExperimentConfig, chosen: Strategy | Literal["auto"]) -> WholeWeights:
@@ -75,7 +73,9 @@ def module(
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        return checkpoints.load(config.model, place=weights)[0]
+        model = checkpoints.load(config.model, place=weights)[0]
+        model.calls_every_expert = config.trainer.strategy == "zero3"
+        return model
 
     if config.method == "sft":
         sft = seeded(config.sft, config.seed)
@@ -204,7 +204,6 @@ def trainer(
     """As spread as the strategy says; the log of every start goes to a folder of its own."""
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
-    session = len(list((config.folder / "metrics").glob("session_*")))
     return L.Trainer(
         accelerator=config.trainer.accelerator,
         strategy=chosen,
@@ -215,15 +214,7 @@ def trainer(
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip_norm or None,
         callbacks=found,
-        logger=[
-            CSVLogger(
-                config.folder,
-                name="metrics",
-                version=f"session_{session}",
-                flush_logs_every_n_steps=20,
-            ),
-            TensorBoardLogger(config.folder, name="tensorboard", version=f"session_{session}"),
-        ],
+        logger=loggers(config),
         log_every_n_steps=LOG_EVERY,
         profiler=next((c.clock for c in found if isinstance(c, Throughput)), None),
         enable_model_summary=False,
@@ -231,6 +222,20 @@ def trainer(
         inference_mode=False,
         num_sanity_val_steps=0,
     )
+
+
+def loggers(config: ExperimentConfig) -> list[Logger]:
+    """Those the run asks for; a resumed run goes on in a folder of its own."""
+    folder = config.folder
+    session = f"session_{len(list((folder / 'metrics').glob('session_*')))}"
+    makers: dict[str, Callable[[], Logger]] = {
+        "csv": lambda: CSVLogger(folder, "metrics", session, flush_logs_every_n_steps=20),
+        "tensorboard": lambda: TensorBoardLogger(folder, name="tensorboard", version=session),
+        "wandb": lambda: WandbLogger(name=config.name, save_dir=folder, project="visual-opsd"),
+    }
+    if "wandb" in config.trainer.loggers and find_spec("wandb") is None:
+        raise ValueError("trainer.loggers has wandb, which is not installed: pip install wandb")
+    return [makers[name]() for name in config.trainer.loggers]
 
 
 def prepare_folder(config: ExperimentConfig) -> None:
@@ -244,6 +249,12 @@ def prepare_folder(config: ExperimentConfig) -> None:
     model = Path(config.model)
     checkpoints.read_config(checkpoints.file_in(model, checkpoints.CONFIG))
     checkpoints.file_in(model, checkpoints.WEIGHTS)
+    last = last_checkpoint(config.folder)
+    if last is not None and last.is_dir() != (config.trainer.strategy == "zero3"):
+        raise ValueError(
+            f"{last} was written under another trainer.strategy than {config.trainer.strategy}: "
+            f"export it (python -m experiments.export {config.folder}) and start from there"
+        )
     if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
         raise FileNotFoundError(f"data.source: no folder {config.data.source}")
     saved = config.folder / "config.yaml"

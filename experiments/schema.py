@@ -61,7 +61,12 @@ class TrainerConfig:
     on_full_disk: Literal["go_on", "stop"] = "go_on"
     """Without room for a checkpoint, the last good one stays."""
 
+    loggers: tuple[str, ...] = ("csv", "tensorboard")
+    """Of ``csv``, ``tensorboard`` and ``wandb``."""
+
     def __post_init__(self) -> None:
+        if unknown := sorted(set(self.loggers) - {"csv", "tensorboard", "wandb"}):
+            raise ValueError(f"loggers {unknown} are none of csv, tensorboard, wandb")
         if self.devices < 1 or self.num_nodes < 1:
             raise ValueError(
                 f"devices {self.devices} and num_nodes {self.num_nodes} must be at least 1"

@@ -42,17 +42,22 @@ class Recorder(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        sampled = batch.rollout.completions.ids if batch.rollout else ()
         row = {
             "step": trainer.global_step,
             "batch": batch_idx,
             "loss": float(outputs["loss"]) * trainer.accumulate_grad_batches,
             "problems": [problem.problem_id for problem in batch.problems],
-            "tokens": [ids.tolist() for ids in batch.rollout.completions.ids],
+            "tokens": [ids.tolist() for ids in batch.rollout.completions.ids]
+            if batch.rollout
+            else [],
             "rollout_seconds": trainer.profiler.seconds["sampling"] - self.seconds,
         }
         self.write(trainer, "rank", row)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not hasattr(pl_module, "teacher"):
+            return
         trained = [w for w in pl_module.model.parameters() if w.requires_grad]
         row = {
             "teacher_bytes": sum(

@@ -102,10 +102,16 @@ def test_replicas_are_one_process_too(machine):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gather", ["whole", "layers"])
-def test_a_hundred_ragged_rollouts_never_hang(machine, note, gather):
+def test_ragged_rollouts_never_hang(machine, note, gather):
     """Among them some where one rank alone has an empty or a cut completion."""
-    settings = ("trainer.max_steps=100", "trainer.accumulate=1", "trainer.checkpoint_every=1000")
-    one = machine.once("rollouts_1", *settings)
+    # Layer by layer takes a while: there are fewer of them.
+    steps = {"whole": 100, "layers": 40}[gather]
+    settings = (
+        f"trainer.max_steps={steps}",
+        "trainer.accumulate=1",
+        "trainer.checkpoint_every=1000",
+    )
+    one = machine.once(f"rollouts_{gather}_1", *settings)
     two = machine.once(
         f"rollouts_{gather}", *ZERO3, *settings, f"trainer.zero3.gather={gather}", ranks=2
     )
@@ -117,7 +123,7 @@ def test_a_hundred_ragged_rollouts_never_hang(machine, note, gather):
     )
     seconds = sum(row["rollout_seconds"] for row in two.rows())
     note(
-        f"100 rollouts, gather {gather}",
+        f"{steps} rollouts, gather {gather}",
         "no hang, same tokens as one process",
         tokens_equal=True,
         empty_on_one_rank_only=empty,
@@ -126,6 +132,35 @@ def test_a_hundred_ragged_rollouts_never_hang(machine, note, gather):
     )
     assert empty > 0
     assert full > 0
+
+
+@pytest.mark.slow
+def test_a_drawing_that_one_rank_has_and_the_other_has_not_hangs_nobody(machine, note):
+    """Every other drawing is taken out of the cache: who misses one draws it, alone."""
+    settings = ("rollout.intervention=drawn_vt", "drawing.num_timesteps=3", "trainer.max_steps=4")
+    settings = (*settings, "drawing.text_guidance=1.0")
+    one = machine.once("drawn_1", *settings)
+    for drawing in sorted((machine.folder / "cache").rglob("*.png"))[::2]:
+        drawing.unlink()
+    two = machine.run("drawn_2", *ZERO3, *settings, ranks=2)
+    assert_same_course(one, two)
+    difference, _ = largest_difference(one.model, two.model)
+    note("a cache hit on one rank, a miss on the other", "no hang", weight_difference=difference)
+    assert difference <= 1e-4
+
+
+@pytest.mark.slow
+def test_rows_that_draw_on_one_rank_and_not_on_the_other_hang_nobody(machine, base_folder):
+    """Every rank calls both experts, with empty tensors if need be. (Text losses are means over a
+    rank's tokens, so weights are those of one process only where ranks have equally many.)
+    """
+    mix = "sft.mix={interleaved: 0.5, text_only: 0.5}"
+    settings = (*ZERO3, "method=sft", mix, "data.batch_size=1", "trainer.max_steps=6")
+    two = machine.run("sft_2", *settings, ranks=2)
+    assert {row["step"] for row in two.rows(0)} == {row["step"] for row in two.rows(1)}
+    names = load_file(two.model)
+    start = load_file(base_folder / "model.safetensors")
+    assert any(not torch.equal(names[n], start[n]) for n in names if "_moe_gen" in n)
 
 
 def test_a_weight_without_gradient_is_the_only_exception():
