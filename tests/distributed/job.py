@@ -48,9 +48,7 @@ class Recorder(L.Callback):
             "batch": batch_idx,
             "loss": float(outputs["loss"]) * trainer.accumulate_grad_batches,
             "problems": [problem.problem_id for problem in batch.problems],
-            "tokens": [ids.tolist() for ids in batch.rollout.completions.ids]
-            if batch.rollout
-            else [],
+            "tokens": [ids.tolist() for ids in sampled],
             "rollout_seconds": trainer.profiler.seconds["sampling"] - self.seconds,
         }
         self.write(trainer, "rank", row)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.conftest import ZERO3
+from tests.distributed.conftest import PATIENCE, ZERO3
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600 * PATIENCE)]
 SGD = (
     "visual_opsd.optimiser.name=sgd",
     "visual_opsd.optimiser.learning_rate=0.3",

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tests import tiny
-from tests.distributed.conftest import ZERO3, Machine
+from tests.distributed.conftest import PATIENCE, ZERO3, Machine
 from visual_opsd.contexts import student_context
 from visual_opsd.models.bagel import checkpoints
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600 * PATIENCE)]
 STEPS = ("trainer.max_steps=4", "trainer.accumulate=1", "trainer.checkpoint_every=100")
 
 

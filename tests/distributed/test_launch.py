@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.conftest import ROOT, ZERO3, free_port
+from tests.distributed.conftest import PATIENCE, ROOT, TIMEOUT_SECONDS, ZERO3, free_port
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(600 * PATIENCE)]
 FIVE_STEPS = ("trainer.max_steps=5", "data.batch_size=2", *ZERO3)
 
 
@@ -76,7 +76,7 @@ def test_the_sbatch_template_trains(machine, note, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-6000:]

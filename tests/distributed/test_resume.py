@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from experiments.evaluation import accuracy, evaluate
 from experiments.export import export
 from experiments.schema import load_experiment
-from tests.distributed.conftest import ZERO3
+from tests.distributed.conftest import PATIENCE, ZERO3
 from tests.distributed.test_equivalence import largest_difference
 from visual_opsd.models.bagel import checkpoints
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900 * PATIENCE)]
 
 
 def assert_same_bits(one, other):

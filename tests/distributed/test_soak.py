@@ -1,17 +1,15 @@
 """Twenty SIGKILLs at random moments: the final weights are those of a run left alone."""
 
-import contextlib
 import random
 import sys
 import time
 
-import psutil
 import pytest
 
-from tests.distributed.conftest import ZERO3, free_port
+from tests.distributed.conftest import PATIENCE, ZERO3, free_port, kill_all
 from tests.distributed.test_resume import assert_same_bits
 
-pytestmark = [pytest.mark.distributed, pytest.mark.soak, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.distributed, pytest.mark.soak, pytest.mark.timeout(3000 * PATIENCE)]
 NUM_KILLS = 20
 LONG = (
     *ZERO3,
@@ -26,15 +24,6 @@ def start(machine, name):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-port", str(free_port())]
     return machine.start(command, name, LONG)
-
-
-def kill_all(job):
-    """The launcher first, so that it cannot tell the ranks; they have sessions of their own."""
-    ranks = psutil.Process(job.pid).children(recursive=True)
-    job.kill()
-    for rank in ranks:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            rank.kill()
 
 
 def test_twenty_kills_change_no_bit(machine, note):

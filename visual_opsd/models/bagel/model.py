@@ -357,7 +357,7 @@ class BagelModel(nn.Module):
         grids = [grid_ids(*latent.grid, stride) for latent in latents] or [grid_ids(0, 0, stride)]
         ids = torch.cat(grids).to(self.device)
         times = torch.tensor([latent.time for latent in latents], device=self.device)
-        lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
+        lengths = torch.tensor([len(x.tokens) for x in latents], dtype=torch.long).to(self.device)
         time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
         empty = torch.zeros(0, self.config.latent.token_size)
         tokens = torch.cat([latent.tokens for latent in latents] or [empty])
