@@ -16,7 +16,7 @@ from callbacks.saving import SavePoints
 from experiments import build
 from experiments.environment import note_environment
 from experiments.export import export
-from experiments.plan import check_fits
+from experiments.plan import bytes_per_gpu, check_fits
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.tokenizer import Tokenizer
@@ -33,6 +33,9 @@ def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Pa
         check_fits(config, torch.cuda.get_device_properties(0).total_memory)
     build.prepare_folder(config)
     note_environment(config.folder)
+    if config.trainer.strategy == "zero3":
+        gather, size = config.trainer.zero3.gather, bytes_per_gpu(config)["rollout_gather"]
+        print(f"rollouts gather {gather}: {size / 1e9:.3g} GB a rank at once")
     # A second process on the same run waits for the first, and then finds it finished.
     with FileLock(config.folder / ".lock"):
         return _train(config, extra or [])
