@@ -63,7 +63,8 @@ def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
 def place(config: ExperimentConfig, chosen: Strategy | Literal["auto"]) -> WholeWeights:
     """Where weights are under a strategy."""
     if isinstance(chosen, Zero3Strategy):
-        return ShardedWeights(chosen, lambda: checkpoints.outline(config.model)[0])
+        only = config.reading_only
+        return ShardedWeights(chosen, lambda: checkpoints.outline(config.model, reading_only=only))
     return WholeWeights()
 
 
@@ -73,7 +74,8 @@ def module(
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        model = checkpoints.load(config.model, place=weights)[0]
+        only = config.reading_only
+        model, _ = checkpoints.load(config.model, reading_only=only, place=weights)
         model.calls_every_expert = config.trainer.strategy == "zero3"
         return model
 
@@ -247,8 +249,7 @@ def prepare_folder(config: ExperimentConfig) -> None:
         FileNotFoundError: No such model, or no such data folder.
     """
     model = Path(config.model)
-    checkpoints.read_config(checkpoints.file_in(model, checkpoints.CONFIG))
-    checkpoints.file_in(model, checkpoints.WEIGHTS)
+    checkpoints.open_folder(model)
     last = last_checkpoint(config.folder)
     if last is not None and last.is_dir() != (config.trainer.strategy == "zero3"):
         raise ValueError(
@@ -307,9 +308,12 @@ def commit() -> str:
 def digest(folder: Path) -> str:
     """SHA-256 over the files that make a model what it is."""
     total = hashlib.sha256()
-    for name in (checkpoints.CONFIG, checkpoints.CODEC, checkpoints.WEIGHTS, "tokenizer.json"):
-        path = folder / name
-        total.update(name.encode() + (path.read_bytes() if path.is_file() else b""))
+    for path in checkpoints.files(folder):
+        total.update(path.name.encode())
+        if path.is_file():
+            with path.open("rb") as file:  # in pieces: released weights have 29 GB
+                while piece := file.read(2**24):
+                    total.update(piece)
     return total.hexdigest()
 
 

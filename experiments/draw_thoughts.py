@@ -11,7 +11,7 @@ from rich.progress import track
 from datamodules.mazes import BatchPlan, FixedBatches
 from experiments import build
 from experiments.schema import load_experiment
-from visual_opsd.models.bagel.tokenizer import Tokenizer
+from visual_opsd.models.bagel import checkpoints
 
 BATCH_SIZE = 256
 
@@ -21,7 +21,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("usage: python -m experiments.draw_thoughts experiments/NAME.yaml [...]")
     config = load_experiment(Path(sys.argv[1]), sys.argv[2:])
-    artist = build.illustrator(config, Tokenizer.load(Path(config.model)))
+    artist = build.illustrator(config, checkpoints.open_folder(config.model).tokenizer)
     plan = BatchPlan(batch_size=BATCH_SIZE)
     batches = FixedBatches(build.data(config).train, plan, with_donors=False)
     for batch in track(batches, description="drawing", total=len(batches)):

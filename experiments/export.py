@@ -39,7 +39,7 @@ def export(run: Path, out: Path, which: Which = "student") -> Path:
         memory = state["teacher"]
     elif which == "student":
         memory = state["callbacks"].get("AveragedWeights", {})
-    model, tokenizer = checkpoints.load(config.model)
+    model, tokenizer = checkpoints.load(config.model, reading_only=config.reading_only)
     held = checkpoints.weights(model)
     if misfit := sorted(held.keys() ^ weights.keys()) or [
         name for name in held if held[name].shape != weights[name].shape
@@ -48,7 +48,8 @@ def export(run: Path, out: Path, which: Which = "student") -> Path:
     for name, weight in held.items():
         value = memory.get(name, weights[name])
         weight.copy_(value.flatten()[: weight.numel()].view_as(weight))
-    checkpoints.save(model, tokenizer, out)
+    base = config.model if config.reading_only else None
+    checkpoints.save(model, tokenizer, out, base=base)
     return out
 
 

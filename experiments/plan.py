@@ -25,7 +25,6 @@ OFFLOADED = ("trained_in_float32", "optimiser")
 def plan(config: ExperimentConfig, step_seconds: float | None = None) -> dict[str, Any]:
     """The resolved run in numbers; bytes are a GPU's."""
     trainer, shape = config.trainer, shape_of(config)
-    held = shape.reading_only if shape.decoder.experts == "separate" else shape
     step_seconds, source = (
         (step_seconds, "given") if step_seconds else (measured_step_seconds(config), "measured")
     )
@@ -39,12 +38,12 @@ def plan(config: ExperimentConfig, step_seconds: float | None = None) -> dict[st
         "max_steps": trainer.max_steps,
         "parameters": {
             "total": sum(parameter_counts(shape).values()),
-            "und_only": sum(parameter_counts(held).values()),
+            "und_only": sum(parameter_counts(shape.reading_only).values()),
         },
         "zero3": asdict(trainer.zero3) if trainer.strategy == "zero3" else None,
         "setup": asdict(setup_of(config)),
         "bytes_per_gpu": bytes_per_gpu(config),
-        "checkpoint_bytes": 16 * sum(parameter_counts(held).values()),
+        "checkpoint_bytes": 16 * sum(parameter_counts(held_of(config)).values()),
         "step_seconds": step_seconds,
         "step_seconds_is": source if step_seconds else "unknown: give step_seconds=",
         "hours": step_seconds * trainer.max_steps / 3600 if step_seconds else None,
@@ -54,8 +53,14 @@ def plan(config: ExperimentConfig, step_seconds: float | None = None) -> dict[st
 
 def shape_of(config: ExperimentConfig) -> BagelConfig:
     """The model's shape: of the folder where there is one, else the released 7B."""
-    path = Path(config.model) / checkpoints.CONFIG
-    return checkpoints.read_config(path) if path.is_file() else bagel_7b_mot()
+    folder = Path(config.model)
+    return checkpoints.open_folder(folder).config if folder.is_dir() else bagel_7b_mot()
+
+
+def held_of(config: ExperimentConfig) -> BagelConfig:
+    """What of it is in memory."""
+    shape = shape_of(config)
+    return shape.reading_only if config.reading_only else shape
 
 
 def setup_of(config: ExperimentConfig) -> TrainingSetup:
@@ -74,9 +79,8 @@ def setup_of(config: ExperimentConfig) -> TrainingSetup:
 
 def bytes_per_gpu(config: ExperimentConfig) -> dict[str, int]:
     """Part by part, what is offloaded left out; ``peak`` is the larger of the two phases."""
-    shape, zero3 = shape_of(config), config.trainer.zero3
-    held = shape.reading_only if shape.decoder.experts == "separate" else shape
-    parts = dict(memory_plan(held, setup_of(config)))
+    zero3 = config.trainer.zero3
+    parts = dict(memory_plan(held_of(config), setup_of(config)))
     away = {name: 0 for name in OFFLOADED if zero3.offload_optimizer != "none"}
     if zero3.offload_parameters != "none":
         away["weights"] = 0

@@ -101,7 +101,11 @@ class ExperimentConfig:
     method: Literal["visual_opsd", "sft"] = "visual_opsd"
     seed: int = 42
     model: str = str(TINY_BASE)
-    """Folder of the start weights."""
+    """Folder of the start weights: our layout, or a downloaded BAGEL or ThinkMorph."""
+    reading_only: bool = False
+    """Train without the drawing half (6.6 of 14.6 billion parameters of the 7B model, which take no
+    gradient); the saved student has it again, from ``model``. Visual thoughts come from the data
+    set, or from the cache that ``make draw-thoughts`` filled."""
     output_dir: str = "runs"
     resume_changed: bool = False
     """Go on with a run although its configuration has changed."""

@@ -19,7 +19,6 @@ from experiments.export import export
 from experiments.plan import bytes_per_gpu, check_fits
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.bagel.tokenizer import Tokenizer
 
 
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
@@ -46,7 +45,7 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     if (model_folder / checkpoints.WEIGHTS).is_file():
         return model_folder
     started = time.process_time()
-    tokenizer = Tokenizer.load(Path(config.model))
+    tokenizer = checkpoints.open_folder(config.model).tokenizer
     data = build.data(config)
     strategy = build.strategy(config)
     weights = build.place(config, strategy)
@@ -67,7 +66,8 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     else:
         with build.only(callbacks, AveragedWeights).memory.recalled(module.model):
             if trainer.is_global_zero:
-                checkpoints.save(module.model, tokenizer, model_folder)
+                base = config.model if config.reading_only else None
+                checkpoints.save(module.model, tokenizer, model_folder, base=base)
     trainer.strategy.barrier()
     return model_folder
 

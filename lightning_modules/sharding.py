@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 from typing_extensions import override
 
-from visual_opsd.weights import WholeWeights
+from visual_opsd.weights import M, WholeWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +154,10 @@ class ShardedWeights(WholeWeights):
         self.outline = outline
         self._twin: Any = None
 
-    def shape(self, weight: Tensor) -> torch.Size:
-        """Of the whole."""
-        return getattr(weight, "ds_shape", weight.shape)
+    def built(self, build: Callable[[], M], dtype: torch.dtype, device: torch.device | str) -> M:
+        """Sharded module by module as it is made: the strategy builds within ``zero.Init``."""
+        del dtype, device  # the strategy's
+        return build()
 
     def put(self, weight: Tensor, value: Tensor) -> None:
         """Keep this rank's part of ``value``."""
@@ -194,14 +195,15 @@ class ShardedWeights(WholeWeights):
         if self._twin is None:
             with torch.device("meta"):
                 self._twin = self.outline().requires_grad_(requires_grad=False).eval()
-        parameters = dict(module.named_parameters(remove_duplicate=False))
+        names = dict(self._twin.named_parameters(remove_duplicate=False))
+        parameters = {name: module.get_parameter(name) for name in names}
         sharded = [p for p in parameters.values() if hasattr(p, "ds_id")]
         with deepspeed.zero.GatheredParameters(sharded):
             try:
                 for name, weight in parameters.items():
                     _point(self._twin, name, nn.Parameter(weight.data, requires_grad=False))
-                for name, buffer in module.named_buffers():
-                    _point(self._twin, name, buffer)
+                for name, _ in self._twin.named_buffers():
+                    _point(self._twin, name, module.get_buffer(name))
                 yield self._twin
             finally:
                 for name in parameters:

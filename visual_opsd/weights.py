@@ -1,19 +1,35 @@
 """Where a model's weights are: here, whole. What shards them brings its own answers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@runtime_checkable
+class Computed(Protocol):
+    """A module whose weights are a formula's."""
+
+    def reset(self) -> None:
+        """Compute them."""
 
 
 class WholeWeights:
     """Every process holds every weight: one process, or replicas that take equal steps."""
 
-    def shape(self, weight: Tensor) -> torch.Size:
-        """Of a parameter or buffer."""
-        return weight.shape
+    def built(self, build: Callable[[], M], dtype: torch.dtype, device: torch.device | str) -> M:
+        """A module with room for weights, which :meth:`put` fills; computed ones are there."""
+        with torch.device("meta"):
+            model = build()
+        model = model.to(dtype).to_empty(device=device)
+        for module in model.modules():
+            if isinstance(module, Computed):
+                module.reset()
+        return model
 
     @torch.no_grad()
     def put(self, weight: Tensor, value: Tensor) -> None:

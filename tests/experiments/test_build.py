@@ -110,3 +110,21 @@ def test_the_defaults_are_the_papers():
     assert config.rollout.sampling.max_tokens == 1024
     assert config.trainer.accumulate == 2
     assert config.visual_opsd.teacher == "fixed"
+
+
+def test_a_digest_covers_the_files_of_a_downloaded_folder_and_of_a_student_s_base(tmp_path):
+    base, student = tmp_path / "base", tmp_path / "student"
+    for folder in (base, student):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(folder.name.encode())
+    for name in ("llm_config.json", "vit_config.json", "ae.safetensors", "vocab.json"):
+        (base / name).write_text(name)
+    (student / "base").symlink_to(base)
+    for folder in (base, student):
+        first = build.digest(folder)
+        for path in (base / "llm_config.json", base / "ae.safetensors", base / "model.safetensors"):
+            content = path.read_bytes()
+            path.write_bytes(content + b" ")
+            assert build.digest(folder) != first
+            path.write_bytes(content)
+        assert build.digest(folder) == first

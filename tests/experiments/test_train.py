@@ -243,3 +243,17 @@ def test_the_command_line_says_what_is_wrong(monkeypatch, yaml, capsys):
     monkeypatch.setattr(sys, "argv", ["train", str(yaml), "name=x", "sede=3"])
     with pytest.raises(SystemExit, match=r"(?s)error: .*Did you mean.*seed"):
         main()
+
+
+def test_a_run_that_only_reads_ends_as_the_whole_one_does(yaml, start, tmp_path):
+    """The drawing half takes no gradient: leaving it out changes nothing but memory."""
+    folders = []
+    for reading_only in (False, True):
+        options = [f"name=only_{reading_only}", f"reading_only={reading_only}", f"model={start}"]
+        options += [f"output_dir={tmp_path}", "trainer.max_steps=2", "rollout.intervention=true_vt"]
+        folders.append(train(load_experiment(yaml, options)))
+    whole, read = (load_file(folder / "model.safetensors") for folder in folders)
+    assert whole.keys() == read.keys()
+    assert all(torch.equal(weight, read[name]) for name, weight in whole.items())
+    first = load_file(start / "model.safetensors")
+    assert any(not torch.equal(weight, first[name]) for name, weight in read.items())

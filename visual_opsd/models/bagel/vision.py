@@ -21,8 +21,17 @@ class PositionTable(nn.Module):
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
         self.side = side
-        table = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
-        self.pos_embed = nn.Parameter(table.float(), requires_grad=False)
+        self.pos_embed = nn.Parameter(torch.empty(side**2, width), requires_grad=False)
+        if not self.pos_embed.is_meta:
+            self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Fill the table from its formula."""
+        side, width = self.side, self.pos_embed.shape[1]
+        with torch.device("cpu"):  # so that every device gets the same bits
+            table = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
+        self.pos_embed.copy_(table.float())
 
     def forward(self, ids: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:
         """Look up row-major grid ids."""
