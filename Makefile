@@ -58,7 +58,7 @@ reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/rep
 
 train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }
-	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(SET)
+	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(if $(MODEL),"model=$(MODEL)") $(SET)
 
 train-8gpu: $(STAMP)  ## Visual-OPSD on ThinkMorph-7B, 8 GPUs, DeepSpeed ZeRO-3 (DRY=1: the plan, without GPU or files)
 	$(PY) -m experiments.plan experiments/thinkmorph_7b.yaml name=train-8gpu $(SET)

@@ -24,6 +24,7 @@ from datamodules.thinkmorph import ThinkMorphFolder
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.benchmarks.mazes import Maze
 from visual_opsd.contexts import Problem, ProblemBatch
+from visual_opsd.models.bagel.preprocessing import ResizeRule
 
 
 @runtime_checkable
@@ -87,9 +88,15 @@ class GeneratedMazes:
 class ThinkMorphRows:
     """The usable rows of ThinkMorph parquet files as a bank."""
 
-    def __init__(self, folder: Path, cell: int | None = REDUCED_CELL, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cell: int | None = REDUCED_CELL,
+        seed: int = 0,
+        rule: ResizeRule | None = None,
+    ) -> None:
         """See ``ThinkMorphFolder``; ``seed`` draws the donors."""
-        self.rows = ThinkMorphFolder(folder, cell)
+        self.rows = ThinkMorphFolder(folder, cell, rule)
         self._seed = seed
         self._members = lru_cache(maxsize=None)(self._find_members)
 
@@ -328,13 +335,14 @@ class MazeData(L.LightningDataModule):
         *,
         batch_size: int,
         cell: int | None = REDUCED_CELL,
+        rule: ResizeRule | None = None,
         validation: ProblemSource | None = None,
         seed: int = 0,
         with_donors: bool = True,
     ) -> "MazeData":
-        """Rows of ThinkMorph parquet files."""
+        """Rows of ThinkMorph parquet files; ``cell`` and ``rule`` as ``ThinkMorphFolder`` says."""
         return cls(
-            ThinkMorphRows(folder, cell, seed),
+            ThinkMorphRows(folder, cell, seed, rule),
             validation,
             batch_size=batch_size,
             seed=seed,

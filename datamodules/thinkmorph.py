@@ -28,6 +28,8 @@ from visual_opsd.benchmarks.maze_pictures import (
 )
 from visual_opsd.benchmarks.mazes import NAVIGATION_ANSWER_TEMPLATE, NAVIGATION_TASK, Maze
 from visual_opsd.contexts import Image, Problem, Role
+from visual_opsd.models.bagel import preprocessing
+from visual_opsd.models.bagel.preprocessing import ResizeRule
 
 PID = "pid"
 QUESTION = "question"
@@ -88,14 +90,20 @@ class ThinkMorphFolder:
     """The rows of a folder of ThinkMorph parquet files as problems."""
 
     def __init__(
-        self, folder: Path, cell: int | None = REDUCED_CELL, num_cached_row_groups: int = 32
+        self,
+        folder: Path,
+        cell: int | None = REDUCED_CELL,
+        rule: ResizeRule | None = None,
+        num_cached_row_groups: int = 32,
     ) -> None:
         """Look for files; no row is read yet.
 
         Args:
             folder: Of one task or of several; files are found below it at any depth.
             cell: Pictures of mazes are reduced to so many pixels a cell; None keeps every picture
-                as it is, which is what the 7B model wants and what other tasks need.
+                as it is, which is what other tasks need.
+            rule: How large pictures are read where ``cell`` is None, as the 7B model wants it; None
+                keeps their size.
             num_cached_row_groups: Kept in memory as they are on disk, the oldest go first.
 
         Raises:
@@ -105,6 +113,7 @@ class ThinkMorphFolder:
             raise ValueError(f"no ThinkMorph folder at {folder}; expected {_LAYOUT}")
         self.folder = folder
         self.cell = cell
+        self.rule = rule
         self.paths = sorted(
             path for path in folder.rglob("*.parquet") if "train" in path.name and path.is_file()
         )
@@ -189,6 +198,8 @@ class ThinkMorphFolder:
     def _pixels(self, values: dict[str, Any], column: str) -> Float[Tensor, "3 height width"]:
         picture = _picture(values, column)
         if self.cell is None:
+            if self.rule is not None:
+                return preprocessing.to_pixels(picture, self.rule)
             return to_pixels(np.asarray(picture))
         try:
             return reduce_picture(picture, cell_to=self.cell)

@@ -31,8 +31,10 @@ from experiments.schema import ExperimentConfig, differences, to_yaml
 from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
+from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.contexts import Problem
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.preprocessing import READ_IN_OPSD
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
@@ -42,6 +44,13 @@ T = TypeVar("T")
 LOG_EVERY = 10
 """Optimiser steps."""
 HELD_OUT = "held_out/text_only"
+ON_THE_HUB = {
+    "ThinkMorph-7B": "hf download ThinkMorph/ThinkMorph-7B --local-dir checkpoints/ThinkMorph-7B",
+    "BAGEL-7B-MoT": "hf download ByteDance-Seed/BAGEL-7B-MoT --local-dir checkpoints/BAGEL-7B-MoT",
+    "ThinkMorph": "for SET in Visual_Search Spatial_Navigation Jigsaw_Assembly Chart_Refocus: "
+    "hf download ThinkMorph/SET --repo-type dataset --local-dir data/ThinkMorph/SET",
+}
+"""How to get the folders that the shipped experiments name."""
 PACKAGES = ("torch", "lightning", "transformers", "diffusers", "torchmetrics", "omegaconf")
 
 
@@ -77,20 +86,32 @@ def module(
         only = config.reading_only
         model, _ = checkpoints.load(config.model, reading_only=only, place=weights)
         model.calls_every_expert = config.trainer.strategy == "zero3"
-        return model
+        model.run_with(
+            kernel=config.trainer.kernel,
+            recomputes_layers=config.trainer.activation_checkpointing,
+        )
+        return model.to_bfloat16() if config.trainer.precision == "bf16-true" else model
 
     if config.method == "sft":
         sft = seeded(config.sft, config.seed)
         return SupervisedFineTuning(build, tokenizer.encode, sft, weights)
-    return VisualOPSD(build, tokenizer.encode, config.visual_opsd, weights)
+    settings = config.visual_opsd
+    if settings.lora is not None:
+        settings = replace(settings, lora=seeded(settings.lora, config.seed))
+    return VisualOPSD(build, tokenizer.encode, settings, weights)
 
 
 def data(config: ExperimentConfig) -> MazeData:
     """What it trains on; a folder that is not there or holds no row is an error, here."""
     settings = config.data
     if settings.source != "frozen_lake":
+        is_reduced = settings.protocol == "reduced"
         return MazeData.thinkmorph(
-            Path(settings.source), batch_size=settings.batch_size, seed=config.seed
+            Path(settings.source),
+            batch_size=settings.batch_size,
+            cell=REDUCED_CELL if is_reduced else None,
+            rule=None if is_reduced else READ_IN_OPSD,
+            seed=config.seed,
         )
     return MazeData.generated(
         maze_settings(config),
@@ -211,6 +232,7 @@ def trainer(
         strategy=chosen,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
+        precision=lightning_precision(config),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.trainer.accumulate,
@@ -240,6 +262,25 @@ def loggers(config: ExperimentConfig) -> list[Logger]:
     return [makers[name]() for name in config.trainer.loggers]
 
 
+def lightning_precision(config: ExperimentConfig) -> Literal["32-true", "bf16-mixed"]:
+    """What one process tells Lightning; ``bf16-true`` is done where the model is built.
+
+    Lightning's own would round the adapters too, and make every new tensor bfloat16 in a step.
+
+    Raises:
+        ValueError: Weights in bfloat16 would train without a float32 copy.
+    """
+    precision = config.trainer.precision
+    if precision != "bf16-true":
+        return precision
+    if config.method != "visual_opsd" or config.visual_opsd.lora is None:
+        raise ValueError(
+            "trainer.precision=bf16-true would train bfloat16 weights, in which most steps of the "
+            "paper's size round to nothing: set visual_opsd.lora, or trainer.precision=bf16-mixed"
+        )
+    return "32-true"
+
+
 def prepare_folder(config: ExperimentConfig) -> None:
     """Claim the run folder, after a look at what the run starts from.
 
@@ -249,6 +290,8 @@ def prepare_folder(config: ExperimentConfig) -> None:
         FileNotFoundError: No such model, or no such data folder.
     """
     model = Path(config.model)
+    if not model.is_dir():
+        raise absent("model", model)
     checkpoints.open_folder(model)
     last = last_checkpoint(config.folder)
     if last is not None and last.is_dir() != (config.trainer.strategy == "zero3"):
@@ -257,7 +300,7 @@ def prepare_folder(config: ExperimentConfig) -> None:
             f"export it (python -m experiments.export {config.folder}) and start from there"
         )
     if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
-        raise FileNotFoundError(f"data.source: no folder {config.data.source}")
+        raise absent("data.source", Path(config.data.source))
     saved = config.folder / "config.yaml"
     if saved.is_file():
         known = json.loads((config.folder / "run.json").read_text())["model_digest"]
@@ -283,6 +326,13 @@ def prepare_folder(config: ExperimentConfig) -> None:
     }
     (config.folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
     saved.write_text(to_yaml(config))  # last: it is what claims the folder
+
+
+def absent(key: str, folder: Path) -> FileNotFoundError:
+    """The error about a folder that is not there; it says how to get it where we know."""
+    command = ON_THE_HUB.get(folder.name)
+    advice = f". Download it once ({command}), or set {key} to where it is" if command else ""
+    return FileNotFoundError(f"{key}: no folder {folder}{advice}")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

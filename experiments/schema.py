@@ -23,6 +23,9 @@ class DataConfig:
 
     source: str = "frozen_lake"
     """``frozen_lake`` generates mazes; anything else is a folder of ThinkMorph parquet files."""
+    protocol: Literal["reduced", "train"] = "reduced"
+    """How pictures of a folder are read: mazes at 16 px a cell, as the tiny model wants them, or
+    any picture in the size that Visual-OPSD trained the 7B model on."""
     sizes: tuple[int, ...] = (3, 4, 5, 6)
     hole_probability: float = 0.2
     num_problems: int = 8192
@@ -47,6 +50,12 @@ class TrainerConfig:
     """Optimiser steps; a run that was killed goes on from the last one."""
     num_threads: int = 0
     """CPU threads of torch; 0 leaves its choice."""
+    precision: Literal["32-true", "bf16-true", "bf16-mixed"] = "32-true"
+    """Of weights and products; log-probabilities, losses and adapters stay float32."""
+    activation_checkpointing: bool = False
+    """Run each decoder layer again in the backward pass instead of keeping what it held."""
+    kernel: Literal["auto", "sdpa", "flex"] = "auto"
+    """Of attention; ``auto`` takes flex attention for long rows on a GPU."""
     strategy: Literal["single", "ddp", "zero3"] = "single"
     """One process, replicas, or DeepSpeed ZeRO-3."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -19,6 +19,7 @@ from experiments.export import export
 from experiments.plan import bytes_per_gpu, check_fits
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.trainable import adapters, merge_adapters, save_adapters
 
 
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
@@ -66,6 +67,9 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     else:
         with build.only(callbacks, AveragedWeights).memory.recalled(module.model):
             if trainer.is_global_zero:
+                if adapters(module.model):
+                    save_adapters(module.model, config.folder / "adapter")
+                    merge_adapters(module.model)
                 base = config.model if config.reading_only else None
                 checkpoints.save(module.model, tokenizer, model_folder, base=base)
     trainer.strategy.barrier()

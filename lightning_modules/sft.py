@@ -16,6 +16,7 @@ from visual_opsd import demonstrations
 from visual_opsd.contexts import Context, Encode, Problem, ProblemBatch
 from visual_opsd.interventions import INTERVENTIONS, intervene
 from visual_opsd.seeds import row_seed
+from visual_opsd.trainable import freeze_drawing
 from visual_opsd.weights import WholeWeights
 
 
@@ -76,6 +77,8 @@ class SupervisedFineTuning(L.LightningModule):
         """Build once."""
         if self.model is None:
             self.model = self.build()
+            if not self.config.mix.get("interleaved"):
+                freeze_drawing(self.model)
 
     def training_step(self, batch: ProblemBatch) -> Tensor:
         """Every problem becomes one demonstration of a kind drawn by its own seed."""

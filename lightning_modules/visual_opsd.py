@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_modules.optimisation import OptimiserConfig, configure
 from visual_opsd.contexts import Encode, ProblemBatch, student_context, teacher_context
 from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
-from visual_opsd.teachers import WeightMemory
+from visual_opsd.teachers import AdapterOff, WeightMemory
+from visual_opsd.trainable import LoRAConfig, adapt, freeze_drawing
 from visual_opsd.weights import WholeWeights
 
 
@@ -22,19 +23,31 @@ class VisualOPSDConfig:
     """The method's knobs."""
 
     divergence: DivergenceConfig = DivergenceConfig()
-    teacher: Literal["fixed", "ema", "current"] = "fixed"
-    """The start weights, their moving average (the paper), or the student itself.
+    teacher: Literal["fixed", "ema", "current", "adapter_off"] = "fixed"
+    """The start weights, their moving average (the paper), the student itself; or the start weights
+    without a copy, as the student without its adapters.
 
     Fixed by default: nothing trains the teacher's context, so a teacher that follows the student
     forgets how to read visual thoughts (decision record 0003)."""
     ema_decay: float = 0.995
     """Of the moving average, once an optimiser step; 0 would be ``current``, 1 ``fixed``."""
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters alone; None trains everything that reads and writes."""
     optimiser: OptimiserConfig = OptimiserConfig()
+
+    def __post_init__(self) -> None:
+        if self.teacher == "adapter_off" and self.lora is None:
+            raise ValueError(
+                "visual_opsd.teacher=adapter_off switches adapters off, and visual_opsd.lora is "
+                "null: set visual_opsd.lora, or visual_opsd.teacher=fixed"
+            )
 
     @property
     def teacher_decay(self) -> float:
-        """The three teachers are one number."""
-        return {"fixed": 1.0, "ema": self.ema_decay, "current": 0.0}[self.teacher]
+        """Teachers that remember weights are one number."""
+        return {"fixed": 1.0, "ema": self.ema_decay, "current": 0.0, "adapter_off": 1.0}[
+            self.teacher
+        ]
 
 
 class VisualOPSD(L.LightningModule):
@@ -57,13 +70,20 @@ class VisualOPSD(L.LightningModule):
         self.config = config
         self.model: Any = None
         self.place = place or WholeWeights()
-        self.teacher = WeightMemory(config.teacher_decay, self.place)
+        self.teacher = (
+            AdapterOff()
+            if config.teacher == "adapter_off"
+            else WeightMemory(config.teacher_decay, self.place)
+        )
         self._followed_step = 0
 
     def configure_model(self) -> None:
         """Build once; the teacher starts where the student does."""
         if self.model is None:
             self.model = self.build()
+            freeze_drawing(self.model)
+            if self.config.lora is not None:
+                adapt(self.model, self.config.lora)
             self.teacher.remember(self.model)
 
     def training_step(self, batch: ProblemBatch) -> Tensor:
@@ -92,8 +112,12 @@ class VisualOPSD(L.LightningModule):
 
     @contextmanager
     def rollout_weights(self) -> Iterator[Any]:
-        """The student, to sample from."""
-        with self.place.gathered(self.model) as student:
+        """The student, to sample from in the precision that it is scored in."""
+        is_training = self._trainer is not None
+        with (
+            self.trainer.precision_plugin.forward_context() if is_training else nullcontext(),
+            self.place.gathered(self.model) as student,
+        ):
             yield student
 
     @contextmanager
@@ -122,14 +146,21 @@ class VisualOPSD(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The teacher's weights travel with the student's, both of the same step.
 
-        Callbacks, and ModelCheckpoint is one, come before the hook above.
+        Callbacks, and ModelCheckpoint is one, come before the hook above. What does not train is
+        in the folder that the run starts from.
         """
         self._follow()
         checkpoint["teacher"] = self.teacher.state_dict()
+        if "state_dict" in checkpoint:
+            trained = {name for name, p in self.named_parameters() if p.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the teacher where it was."""
+        """Take up the teacher where it was, and the student with what never moved."""
         self.teacher.load_state_dict(checkpoint["teacher"])
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what trains, to the trainer's last step."""
@@ -138,4 +169,6 @@ class VisualOPSD(L.LightningModule):
 
 def token_weights(is_sampled: tuple[Tensor, ...]) -> Tensor:
     """Mean over a completion's sampled tokens, then over completions (Eq. 7); sums to 1."""
-    return torch.cat([mask / (mask.sum().clamp(min=1) * len(is_sampled)) for mask in is_sampled])
+    return torch.cat(
+        [mask.float() / (mask.sum().clamp(min=1) * len(is_sampled)) for mask in is_sampled]
+    )

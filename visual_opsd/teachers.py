@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from visual_opsd.trainable import adapters, adapters_off
 from visual_opsd.weights import WholeWeights
 
 
@@ -88,6 +89,33 @@ class WeightMemory:
 
 def _misfit(name: str) -> str:
     return f"the checkpoint's teacher weight {name} does not fit this model"
+
+
+class AdapterOff:
+    """The start weights for nothing: the student's own, with its adapters switched off."""
+
+    def remember(self, module: nn.Module) -> None:
+        """Keep nothing; without adapters there would be nothing to switch off."""
+        if not adapters(module):
+            raise ValueError("the teacher 'adapter_off' needs a model with adapters")
+
+    def follow(self, module: nn.Module) -> None:
+        """It stays where it is."""
+
+    @contextmanager
+    def recalled(self, module: nn.Module) -> Iterator[None]:
+        """The module without its adapters; must not span a backward pass."""
+        with adapters_off(module):
+            yield
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A checkpoint needs nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Refuse the memory of another kind of teacher."""
+        if state:
+            raise ValueError(f"the checkpoint's teacher has weights of its own: {sorted(state)}")
 
 
 def _trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from datamodules.frozen_lake import MazeSettings
+from datamodules.thinkmorph import write_mazes
 from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
+from lightning_modules.visual_opsd import VisualOPSDConfig
+from visual_opsd.losses.divergence import DivergenceConfig
 
 
 @pytest.fixture
@@ -99,6 +104,70 @@ def test_every_method_builds_with_its_callbacks(config_of, tokenizer, method):
 def test_a_data_folder_that_is_not_there_is_an_error_before_training(config_of, tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
         build.data(config_of(f"data.source={tmp_path / 'nowhere'}"))
+
+
+@pytest.mark.parametrize("name", ["thinkmorph_7b", "thinkmorph_7b_paper", "thinkmorph_7b_lora"])
+def test_what_has_to_be_downloaded_is_said_before_anything_is_made(name, tmp_path, base_folder):
+    path = Path(__file__).parents[2] / "experiments" / f"{name}.yaml"
+    here = [f"output_dir={tmp_path / 'runs'}", f"model={tmp_path / 'ThinkMorph-7B'}"]
+    with pytest.raises(
+        FileNotFoundError, match=r"model: no .*hf download ThinkMorph/ThinkMorph-7B"
+    ):
+        build.prepare_folder(load_experiment(path, here))
+    here[1] = f"model={base_folder}"
+    here.append(f"data.source={tmp_path / 'ThinkMorph'}")
+    with pytest.raises(FileNotFoundError, match=r"data\.source: .*--repo-type dataset"):
+        build.prepare_folder(load_experiment(path, here))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_papers_7b_run_is_the_papers():
+    path = Path(__file__).parents[2] / "experiments" / "thinkmorph_7b_paper.yaml"
+    config = load_experiment(path)
+    assert config.visual_opsd == VisualOPSDConfig(teacher="ema", divergence=DivergenceConfig.PAPER)
+    assert (config.data.batch_size, config.trainer.accumulate) == (1, 2)
+
+
+def test_a_folder_is_read_in_the_size_that_its_model_wants(config_of, tmp_path):
+    """READ_IN_OPSD: at least 378 px, whole patches of 14 px; the tiny model's 16 px a cell."""
+    write_mazes(tmp_path / "data", MazeSettings(sizes=(3,)), "train", 2)
+    sizes = {}
+    for protocol in ("reduced", "train"):
+        source = build.data(
+            config_of(f"data.source={tmp_path / 'data'}", f"data.protocol={protocol}")
+        )
+        problem = source.train.problem(0)
+        sizes[protocol] = {
+            image.pixels.shape for image in (problem.image, *problem.visual_thoughts)
+        }
+    assert sizes == {"reduced": {(3, 48, 48)}, "train": {(3, 378, 378)}}
+
+
+def test_a_run_says_how_it_computes_and_its_checkpoints_do_not(config_of, tokenizer):
+    settings = ["trainer.kernel=flex", "trainer.activation_checkpointing=true"]
+    module = build.module(config_of(*settings), tokenizer)
+    module.configure_model()
+    decoder = module.model.language_model.model
+    assert (decoder.kernel, decoder.recomputes_layers) == ("flex", True)
+    assert "kernel" not in json.dumps(asdict(module.model.config))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_precision_is_lightnings(config_of, precision):
+    assert build.lightning_precision(config_of(f"trainer.precision={precision}")) == precision
+
+
+def test_rounded_weights_train_through_adapters_alone(config_of, tokenizer):
+    rounded = "trainer.precision=bf16-true"
+    with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true .* visual_opsd\.lora"):
+        build.lightning_precision(config_of(rounded))
+    config = config_of(rounded, "visual_opsd.lora={rank: 4, alpha: 8}")
+    assert build.lightning_precision(config) == "32-true"
+    module = build.module(config, tokenizer)
+    module.configure_model()
+    assert module.config.lora.seed == config.seed
+    dtypes = {(p.dtype, p.requires_grad) for p in module.model.parameters()}
+    assert dtypes == {(torch.bfloat16, False), (torch.float32, True)}
 
 
 def test_the_defaults_are_the_papers():

@@ -70,6 +70,10 @@ def test_a_misspelt_key_is_answered_with_the_right_one(yaml, override, named):
         ("visual_opsd.optimiser.final_learning_rate=1", "final_learning_rate 1"),
         ("drawing.num_timesteps=1", "num_timesteps must be >= 2"),
         ("sft.mix.text_only=0.5", "must sum to 1"),
+        ("visual_opsd.teacher=adapter_off", "adapter_off switches adapters off"),
+        ("visual_opsd.lora.rank=0", "rank must be at least 1"),
+        ("trainer.precision=16-true", "16-true"),
+        ("trainer.kernel=flash", "flash"),
     ],
 )
 def test_a_value_that_makes_no_sense_names_file_and_value(yaml, override, named):

@@ -29,6 +29,8 @@ visual_opsd:
 sft: {optimiser: *quick}
 """
 
+ADAPTER = "adapter/adapter_model.safetensors"
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
@@ -90,7 +92,7 @@ def assert_same_model(one, other):
 
 
 def assert_has_learnt(folder, base_folder):
-    name = "language_model.lm_head.weight"
+    name = "language_model.model.layers.0.mlp.up_proj.weight"
     start, end = (load_file(path / "model.safetensors")[name] for path in (base_folder, folder))
     assert (start - end).abs().max() > 1e-3
 
@@ -101,6 +103,13 @@ METHODS = {
     "current": ["visual_opsd.teacher=current", "rollout.intervention=other_vt"],
     "drawn": ["visual_opsd.teacher=ema", "rollout.intervention=drawn_vt"],
     "averaged": ["trainer.average_decay=0.9"],
+    "lora": [
+        "visual_opsd.teacher=adapter_off",
+        "visual_opsd.lora={rank: 4, alpha: 8}",
+        "trainer.precision=bf16-true",
+        "trainer.activation_checkpointing=true",
+    ],
+    "lora-ema": ["visual_opsd.teacher=ema", "visual_opsd.lora={rank: 4, alpha: 8}"],
     "between-passes": ["trainer.checkpoint_every=3"],
     "sft": ["method=sft", "sft.mix={interleaved: 0.5, text_only: 0.1, privileged: 0.4}"],
 }
@@ -117,6 +126,8 @@ METHODS = {
         ("current", [4]),
         ("drawn", [7]),
         ("averaged", [5]),
+        ("lora", [5]),
+        ("lora-ema", [5]),
         ("between-passes", [7]),
         ("sft", [5, 12]),
     ],
@@ -132,6 +143,9 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(config_of, base_folder
         done = kill // 4 * 4  # four batches between two checkpoints
     assert not (config.folder / "model").exists()
     assert_same_model(train(config), straight)
+    if "lora" in method:
+        one, other = (load_file(f.parent / ADAPTER) for f in (straight, config.folder / "model"))
+        assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 
 def test_killed_by_the_system_at_a_random_moment(

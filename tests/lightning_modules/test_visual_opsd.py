@@ -14,7 +14,13 @@ from tests import tiny
 from visual_opsd.contexts import ProblemBatch, student_context, teacher_context
 from visual_opsd.losses.divergence import DivergenceConfig
 from visual_opsd.models.interface import Sampling
-from visual_opsd.rollouts.trajectories import Rollout, log_probs, sample_trajectories
+from visual_opsd.rollouts.trajectories import (
+    Rollout,
+    log_probs,
+    rescoring_error,
+    sample_trajectories,
+)
+from visual_opsd.trainable import LoRAConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are trying to .self.log")
 QUICK = OptimiserConfig(learning_rate=1e-2, final_learning_rate=1e-2, num_warmup_steps=0)
@@ -150,6 +156,117 @@ def test_a_token_counts_by_its_completion():
 @pytest.mark.parametrize(("teacher", "decay"), [("fixed", 1.0), ("ema", 0.995), ("current", 0.0)])
 def test_the_three_teachers_are_one_number(teacher, decay):
     assert VisualOPSDConfig(teacher=teacher).teacher_decay == decay
+
+
+def test_without_adapters_there_is_none_to_switch_off():
+    with pytest.raises(ValueError, match=r"visual_opsd\.teacher=adapter_off .* visual_opsd\.lora"):
+        VisualOPSDConfig(teacher="adapter_off")
+
+
+def test_what_only_draws_is_neither_optimised_nor_remembered(module_of, rollout_callback):
+    module = module_of()
+    tiny.fit(module, rollout_callback, max_steps=1)
+    (group,) = module.trainer.optimizers[0].param_groups
+    trained = {id(weight) for weight in group["params"]}
+    drawing = {id(weight) for weight in module.model.drawing_parameters()}
+    assert drawing
+    assert not trained & drawing
+    assert trained == {id(weight) for weight in module.parameters() if weight.requires_grad}
+    assert len(module.teacher.state_dict()) == len(trained)
+    assert trained == {id(weight) for weight in module.trainer.optimizers[0].state}  # all moved
+
+
+@pytest.mark.parametrize("teacher", ["adapter_off", "fixed"])
+def test_a_run_with_adapters_trains_them_alone(
+    module_of, rollout_callback, base, tokenizer, problems, teacher
+):
+    """And its teacher is the start to the bit, whether it is remembered or found underneath."""
+    module = module_of(teacher=teacher, lora=LoRAConfig(rank=4, alpha=8))
+    tiny.fit(module, rollout_callback, max_steps=3)
+    start = dict(base.named_parameters())
+    for name, weight in module.model.named_parameters():
+        if "lora_B" in name:
+            assert weight.abs().sum() > 0, name
+        elif "lora_A" not in name:
+            assert torch.equal(weight, start[name.replace("base_layer.", "")]), name
+    batch = rolled_out(base, tokenizer, problems)
+    contexts = [teacher_context(problem, tokenizer.encode) for problem in problems]
+    expected = log_probs(base, contexts, batch.rollout.completions)
+    assert not torch.equal(log_probs(module.model, contexts, batch.rollout.completions), expected)
+    with module.teacher_weights() as model:
+        assert torch.equal(log_probs(model, contexts, batch.rollout.completions), expected)
+    remembered = {"adapter_off": 0, "fixed": len(list(module.model.parameters())) - len(start)}
+    assert len(module.teacher.state_dict()) == remembered[teacher]
+
+
+def test_a_checkpoint_holds_what_trains(module_of, rollout_callback, tmp_path):
+    """The base is in the folder that the run starts from: 29 GB at 7B."""
+    module = module_of(teacher="adapter_off", lora=LoRAConfig(rank=4, alpha=8))
+    tiny.fit(module, rollout_callback, max_steps=1)
+    module.trainer.save_checkpoint(tmp_path / "one.ckpt")
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=False)
+    assert saved["teacher"] == {}
+    assert saved["state_dict"].keys() == {
+        name for name, weight in module.named_parameters() if weight.requires_grad
+    }
+    assert all("lora_" in name for name in saved["state_dict"])
+
+
+def test_layers_that_run_again_give_the_same_loss_and_gradients(module_of, tokenizer, problems):
+    found = []
+    for recomputes in (False, True):
+        module = module_of()
+        module.configure_model()
+        batch, calls = rolled_out(module.model, tokenizer, problems), []
+        module.model.language_model.model.layers[0].mlp.register_forward_hook(
+            lambda *_, calls=calls: calls.append(torch.is_grad_enabled())
+        )
+        module.model.run_with(recomputes_layers=recomputes)
+        loss = module.training_step(batch)
+        loss.backward()
+        gradients = [w.grad for w in module.parameters() if w.requires_grad]
+        found.append((loss, gradients, sum(calls)))
+    (loss, gradients, num_once), (again, same, num_twice) = found
+    assert num_twice == 2 * num_once
+    assert torch.equal(loss, again)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, same, strict=True))
+
+
+def test_in_bfloat16_the_loss_is_float32_and_close(module_of, tokenizer, problems):
+    """Weights and products are rounded; log-probabilities, divergence and its mean are not."""
+    losses = []
+    for is_rounded in (False, True):
+        module = module_of()
+        module.configure_model()
+        batch = rolled_out(module.model, tokenizer, problems)
+        if is_rounded:
+            module.model.to_bfloat16()
+        losses.append(module.training_step(batch))
+    exact, rounded = losses
+    assert rounded.dtype == torch.float32
+    assert exact > 1e-3
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0)
+
+
+def test_under_autocast_sampling_is_scored_as_it_was_sampled(module_of, rollout_callback):
+    """Both round where autocast rounds; scored in float32 it would be another distribution."""
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(outputs["loss"].dtype)
+            contexts = [student_context(p, pl_module.encode) for p in batch.problems]
+            with pl_module.rollout_weights() as model:
+                assert torch.is_autocast_enabled("cpu")
+                completions = model.sample(contexts, Sampling(max_tokens=8), range(len(contexts)))
+                error = rescoring_error(model, contexts, completions)
+            assert completions.log_probs[0].dtype == torch.float32
+            seen.append(error)
+
+    tiny.fit(module_of(), rollout_callback, Look(), max_steps=1, precision="bf16-mixed")
+    dtype, error = seen
+    assert dtype == torch.float32
+    assert error < 0.05
 
 
 class Recorder(L.Callback):

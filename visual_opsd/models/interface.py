@@ -1,12 +1,12 @@
 """What the method asks of a unified multimodal model: read and write text; draw images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from visual_opsd.contexts import Context, DrawingContext, Image
 
@@ -122,3 +122,6 @@ class Drawer(Protocol):
         self, contexts: Sequence[Context], seeds: Sequence[int]
     ) -> dict[str, Tensor]:
         """Losses of the segments marked as targets: text (nats a token) and drawing."""
+
+    def drawing_parameters(self) -> Iterable[nn.Parameter]:
+        """Weights that only drawings pass through: a loss on text gives them no gradient."""

@@ -11,8 +11,9 @@ from visual_opsd.models.interface import Completions, Sampling
 
 def row_noise(seeds: Sequence[int], num_positions: int) -> Float[Tensor, "rows positions"]:
     """Uniform noise by row and position: other rows, or when they finish, change nothing."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return torch.stack(
-        [torch.rand(num_positions, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        [torch.rand(num_positions, generator=g, dtype=torch.float32) for g in generators]
     )
 
 

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
+from visual_opsd.models.bagel.attention import Kernel, attend
 from visual_opsd.models.bagel.config import DecoderConfig
 from visual_opsd.models.chunks import joined
 
@@ -83,7 +85,7 @@ class Layout:
     inverse: Int[Tensor, " tokens"]
     cos: Float[Tensor, "batch time 1 head"]
     sin: Float[Tensor, "batch time 1 head"]
-    mask: Bool[Tensor, "batch 1 time keys"] | None
+    mask: Bool[Tensor, "batch 1 time keys"] | BlockMask | None
     """None where every query sees every key."""
 
     def gather(self, streams: list[Tensor]) -> Float[Tensor, "batch time ..."]:
@@ -126,19 +128,10 @@ class KeyValueCache:
         time = keys.shape[1]
         rows = torch.arange(len(keys), device=keys.device)[:, None]
         places = self.lengths[:, None] + torch.arange(time, device=keys.device)
-        self.keys[layer][rows, places] = keys
-        self.values[layer][rows, places] = values
+        self.keys[layer][rows, places] = keys.to(self.keys[layer].dtype)
+        self.values[layer][rows, places] = values.to(self.values[layer].dtype)
         end = self.longest + time
         return self.keys[layer][:, :end], self.values[layer][:, :end]
-
-    def mask(self, new: Bool[Tensor, "batch time time"]) -> Bool[Tensor, "batch 1 time keys"]:
-        """All kept keys, and of the new ones what ``new`` allows."""
-        time = new.shape[1]
-        key = torch.arange(self.longest + time, device=new.device)
-        offset = key - self.lengths[:, None]
-        is_new = (offset >= 0) & (offset < time)
-        allowed = new.gather(2, offset.clamp(0, time - 1)[:, None].expand(-1, time, -1))
-        return torch.where(is_new[:, None], allowed, (offset < 0)[:, None])[:, None]
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only ``rows``."""
@@ -179,7 +172,7 @@ class Attention(Experts):
         k = k * layout.cos + rotate_half(k) * layout.sin
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        y = attend(q, k, v, layout.mask)
+        y = attend(q.to(v.dtype), k.to(v.dtype), v, layout.mask)  # norms are float32 in autocast
         return self.each("o_proj", layout.scatter(y.flatten(2), streams))
 
     def _heads(self, name: str, streams: Streams, layout: Layout) -> Tensor:
@@ -189,25 +182,6 @@ class Attention(Experts):
             y = self.expert(f"{name}_proj", suffix)(x).unflatten(-1, (-1, self.head))
             parts.append(y if name == "v" else self.expert(f"{name}_norm", suffix)(y))
         return layout.gather(parts)
-
-
-def attend(
-    q: Float[Tensor, "batch time heads head"],
-    k: Float[Tensor, "batch keys kv_heads head"],
-    v: Float[Tensor, "batch keys kv_heads head"],
-    mask: Bool[Tensor, "batch 1 time keys"] | None,
-) -> Float[Tensor, "batch time heads head"]:
-    """Softmax attention; an explicit mask, because a causal flag aligns top left when cached."""
-    groups = q.shape[2] // k.shape[2]
-    if q.shape[1] == 1:  # decoding: the heads of a group are queries at one time, nothing is copied
-        folded = q.unflatten(2, (-1, groups))[:, 0]
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
-        y = F.scaled_dot_product_attention(folded, k, v, attn_mask=mask)
-        return y.flatten(1, 2)[:, None]
-    if groups > 1:  # repeating is faster than enable_gqa on a CPU
-        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
 class DecoderLayer(Experts):
@@ -241,6 +215,8 @@ class Decoder(Experts):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.add("norm", lambda: RMSNorm(config.hidden_size, config.rms_norm_eps))
         self.config = config
+        self.kernel: Kernel = "auto"
+        self.recomputes_layers = False
 
     def rotary(self, positions: Int[Tensor, "batch time"]) -> tuple[Tensor, Tensor]:
         """Cosine and sine [batch, time, 1, head] in the half-split convention, float32."""
@@ -256,7 +232,12 @@ class Decoder(Experts):
     ) -> Streams:
         """Embedded streams to normalised final states."""
         for index, layer in enumerate(self.layers):
-            streams = layer(streams, layout, cache, index)
+            if self.recomputes_layers and torch.is_grad_enabled():
+                streams = torch.utils.checkpoint.checkpoint(
+                    layer, streams, layout, cache, index, use_reentrant=False
+                )
+            else:
+                streams = layer(streams, layout, cache, index)
         return self.each("norm", streams)
 
 

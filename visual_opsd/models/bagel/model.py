@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from visual_opsd.contexts import IMAGE_START, Context, DrawingContext, Image, Role
 from visual_opsd.models.bagel import flow
+from visual_opsd.models.bagel.attention import Kernel, Mode
 from visual_opsd.models.bagel.codec import LatentCodec
 from visual_opsd.models.bagel.config import BagelConfig
 from visual_opsd.models.bagel.decoder import (
@@ -25,7 +26,6 @@ from visual_opsd.models.bagel.decoder import (
 )
 from visual_opsd.models.bagel.packing import (
     Images,
-    Mode,
     Packed,
     Row,
     Source,
@@ -86,6 +86,30 @@ class BagelModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.connector.fc1.weight.device
+
+    def run_with(self, *, kernel: Kernel = "auto", recomputes_layers: bool = False) -> None:
+        """How attention is computed, and whether a layer runs again in the backward pass.
+
+        Of a run, not of a model: nothing of it is saved.
+        """
+        self.language_model.model.kernel = kernel
+        self.language_model.model.recomputes_layers = recomputes_layers
+
+    def to_bfloat16(self) -> "BagelModel":
+        """Round the weights, but not the codec's: what they give is still scored in float32."""
+        for name, part in self.named_children():
+            if name != "codec":
+                part.to(torch.bfloat16)
+        return self
+
+    def drawing_parameters(self) -> list[nn.Parameter]:
+        """Of the generation experts, and of what stands before and behind them."""
+        outside = ("time_embedder.", "vae2llm.", "llm2vae.")
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if GENERATION in name or name.startswith(outside)
+        ]
 
     # Reading and writing
 
@@ -273,13 +297,15 @@ class BagelModel(nn.Module):
     def _layout(self, packed: Packed, cache: KeyValueCache | None = None) -> Layout:
         """Index tensors on the device, with the mask over cached and new keys."""
         cos, sin = self.language_model.model.rotary(packed.positions.to(self.device))
-        mask = packed.mask.to(self.device)
+        visibility = packed.visibility.to(self.device)
+        if cache is not None:
+            visibility = visibility.behind(cache.lengths, cache.longest)
         return Layout(
             order=packed.order.to(self.device),
             inverse=packed.inverse.to(self.device),
             cos=cos,
             sin=sin,
-            mask=mask[:, None] if cache is None else cache.mask(mask),
+            mask=visibility.mask(self.language_model.model.kernel),
         )
 
     def latents_of(

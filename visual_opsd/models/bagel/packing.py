@@ -15,15 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from visual_opsd.contexts import Context, Image, Text
+from visual_opsd.models.bagel.attention import Mode, Visibility
 from visual_opsd.models.bagel.config import BagelConfig, SpecialTokens
-
-
-class Mode(IntEnum):
-    """Who sees a block: see :func:`attention_mask`."""
-
-    CAUSAL = 0
-    FULL = 1
-    NOISE = 2
 
 
 class Source(IntEnum):
@@ -97,10 +90,15 @@ class Packed:
     inverse: Int[Tensor, " tokens"]
     """Index into the flattened [batch, time] of every token of the streams."""
     positions: Int[Tensor, "batch time"]
-    mask: Bool[Tensor, "batch time time"]
+    visibility: Visibility
     lengths: Int[Tensor, " rows"]
     next_positions: tuple[int, ...]
     """Position after the last token, a row."""
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch time time"]:
+        """Who sees whom, pair by pair; axes are query, key."""
+        return self.visibility.dense()[:, 0]
 
 
 def pack(
@@ -165,7 +163,7 @@ def pack(
         order=torch.from_numpy(order.reshape(batch, time)),
         inverse=torch.from_numpy(inverse),
         positions=spread(np.concatenate(row_positions), 0),
-        mask=attention_mask(
+        visibility=Visibility(
             spread(split_ids, -1),
             spread(np.concatenate(row_modes), Mode.CAUSAL),
             spread(samples, -1),
@@ -180,22 +178,8 @@ def attention_mask(
     modes: Int[Tensor, "batch time"],
     samples: Int[Tensor, "batch time"],
 ) -> Bool[Tensor, "batch time time"]:
-    """Who sees whom; axes are query, key.
-
-    A query sees keys up to its own index, and all of its own split where that is full or noise;
-    never a noise split other than its own, never another sample. Padding (sample -1) sees the
-    keys before it, so that no row is empty, and is seen by nobody.
-    """
-    time = splits.shape[1]
-    index = torch.arange(time, device=splits.device)
-    is_same_split = splits[:, :, None] == splits[:, None, :]
-    is_causal = index[:, None] >= index
-    is_open = modes[:, :, None] != Mode.CAUSAL
-    is_foreign_noise = (modes[:, None, :] == Mode.NOISE) & ~is_same_split
-    is_visible = (samples[:, None, :] >= 0) & (
-        (samples[:, :, None] == samples[:, None, :]) | (samples[:, :, None] < 0)
-    )
-    return (is_causal | (is_same_split & is_open)) & ~is_foreign_noise & is_visible
+    """The rule of :class:`Visibility`, pair by pair; axes are query, key."""
+    return Visibility(splits, modes, samples).dense()[:, 0]
 
 
 @dataclass(slots=True, eq=False)
