@@ -38,6 +38,7 @@ from visual_opsd.models.bagel.preprocessing import READ_IN_OPSD
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
+from visual_opsd.trainable import adapt
 from visual_opsd.weights import WholeWeights
 
 T = TypeVar("T")
@@ -71,10 +72,21 @@ def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
 
 def place(config: ExperimentConfig, chosen: Strategy | Literal["auto"]) -> WholeWeights:
     """Where weights are under a strategy."""
-    if isinstance(chosen, Zero3Strategy):
-        only = config.reading_only
-        return ShardedWeights(chosen, lambda: checkpoints.outline(config.model, reading_only=only))
-    return WholeWeights()
+
+    def outline() -> torch.nn.Module:
+        model = checkpoints.outline(config.model, reading_only=config.reading_only)
+        model.run_with(kernel=config.trainer.kernel)
+        return adapted(config, model)
+
+    return ShardedWeights(chosen, outline) if isinstance(chosen, Zero3Strategy) else WholeWeights()
+
+
+def adapted(config: ExperimentConfig, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with adapters, if the run trains any, at their start."""
+    lora = config.visual_opsd.lora
+    if config.method == "visual_opsd" and lora is not None:
+        adapt(model, seeded(lora, config.seed))
+    return model
 
 
 def module(

@@ -15,6 +15,7 @@ from experiments import build
 from experiments.schema import load_experiment
 from lightning_modules.sharding import client_states, joined
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.trainable import merge_adapters
 
 Which = Literal["student", "last", "teacher"]
 PREFIX = "model."
@@ -40,14 +41,17 @@ def export(run: Path, out: Path, which: Which = "student") -> Path:
     elif which == "student":
         memory = state["callbacks"].get("AveragedWeights", {})
     model, tokenizer = checkpoints.load(config.model, reading_only=config.reading_only)
-    held = checkpoints.weights(model)
-    if misfit := sorted(held.keys() ^ weights.keys()) or [
-        name for name in held if held[name].shape != weights[name].shape
+    build.adapted(config, model)
+    held = {n: w for n, w in model.named_parameters() if not n.startswith("codec.")}
+    if misfit := sorted(weights.keys() - held.keys()) or [
+        name for name in weights if held[name].shape != weights[name].shape
     ]:
         raise ValueError(f"{checkpoint} is not of the model {config.model}: {misfit}")
-    for name, weight in held.items():
-        value = memory.get(name, weights[name])
-        weight.copy_(value.flatten()[: weight.numel()].view_as(weight))
+    with torch.no_grad():
+        for name, value in {**weights, **memory}.items():  # what never trained is as it started
+            weight = held[name]
+            weight.copy_(value.flatten()[: weight.numel()].view_as(weight))
+    merge_adapters(model)
     base = config.model if config.reading_only else None
     checkpoints.save(model, tokenizer, out, base=base)
     return out

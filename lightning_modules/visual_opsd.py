@@ -83,7 +83,7 @@ class VisualOPSD(L.LightningModule):
             self.model = self.build()
             freeze_drawing(self.model)
             if self.config.lora is not None:
-                adapt(self.model, self.config.lora)
+                adapt(self.model, self.config.lora, self.place)
             self.teacher.remember(self.model)
 
     def training_step(self, batch: ProblemBatch) -> Tensor:

@@ -92,6 +92,33 @@ def test_the_teacher_takes_four_bytes_a_weight_over_the_ranks(machine, note):
 
 
 @pytest.mark.slow
+def test_adapters_and_the_teacher_without_them_are_one_process_too(machine, note):
+    """Sharded adapters start alike; the teacher is the model with its adapters switched off."""
+    lora = ("visual_opsd.lora={rank: 4, alpha: 8}", "visual_opsd.teacher=adapter_off")
+    settings = (*lora, "trainer.max_steps=4", "trainer.average_decay=0.5")
+    one = machine.once("lora_1", *settings)
+    two = machine.run("lora_2", *ZERO3, *settings, ranks=2)
+    assert_same_course(one, two)
+    difference, weight = largest_difference(one.model, two.model)
+    note("adapters, teacher adapter_off", "<= 1e-4", difference=difference, of_weight=weight)
+    assert difference <= 1e-4
+
+
+@pytest.mark.slow
+def test_in_bfloat16_ranks_train_float32_weights(machine, base_folder):
+    """Mixed precision as DeepSpeed does it: steps that bfloat16 would round away are kept."""
+    settings = ("trainer.precision=bf16-mixed", "trainer.max_steps=4")
+    settings = (*settings, "visual_opsd.optimiser.learning_rate=1e-6")
+    settings = (*settings, "visual_opsd.optimiser.final_learning_rate=1e-6")
+    two = machine.run("bf16_2", *ZERO3, *settings, ranks=2)
+    end, start = load_file(two.model), load_file(base_folder / "model.safetensors")
+    name = "language_model.lm_head.weight"
+    assert end[name].dtype == torch.float32
+    kept = (end[name] - start[name].bfloat16().float()).abs()
+    assert 0 < kept.max() < 1e-5
+
+
+@pytest.mark.slow
 def test_replicas_are_one_process_too(machine):
     """Plain DDP."""
     one = machine.once("adamw_1")
