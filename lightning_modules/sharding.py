@@ -123,6 +123,11 @@ class Zero3Strategy(DeepSpeedStrategy):
         self.set_world_ranks()
         self._init_deepspeed_distributed()
 
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Not all that ``configure_model`` does is to be sharded: see ``ShardedWeights``."""
+        yield
+
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Lightning has divided the loss by the accumulated batches; DeepSpeed would once more."""
         kwargs.setdefault("scale_wrt_gas", False)
@@ -154,10 +159,17 @@ class ShardedWeights(WholeWeights):
         self.outline = outline
         self._twin: Any = None
 
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Every module made inside is sharded as soon as it is made."""
+        with DeepSpeedStrategy.model_sharded_context(self.strategy):
+            yield
+
     def built(self, build: Callable[[], M], dtype: torch.dtype, device: torch.device | str) -> M:
-        """Sharded module by module as it is made: the strategy builds within ``zero.Init``."""
-        del dtype, device  # the strategy's
-        return build()
+        """Without a whole copy anywhere; dtype and device are the strategy's."""
+        del dtype, device
+        with self.building():
+            return build()
 
     def put(self, weight: Tensor, value: Tensor) -> None:
         """Keep this rank's part of ``value``."""
@@ -299,7 +311,7 @@ def _point(module: nn.Module, name: str, value: Tensor) -> None:
 class _Private:
     """What has no public call; ``tests/lightning_modules/test_sharding.py`` fails if it moves.
 
-    Besides: ``ds_id``, ``ds_tensor`` and ``ds_shape`` of a sharded parameter.
+    Besides: ``ds_id``, ``ds_tensor`` and ``ds_numel`` of a sharded parameter.
     """
 
     @staticmethod

@@ -63,12 +63,13 @@ def adapt(model: nn.Module, config: LoRAConfig, place: WholeWeights | None = Non
     lora = LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=config.targets, lora_dropout=0.0
     )
-    with torch.random.fork_rng():  # peft draws a start that is not used
+    place = place or WholeWeights()
+    with torch.random.fork_rng(), place.building():  # peft draws a start that is not used
         try:
             inject_adapter_in_model(lora, model, ADAPTER)
         except ValueError as error:
             raise ValueError(f"lora.targets {config.targets!r}: {error}") from error
-    place, generator = place or WholeWeights(), torch.Generator().manual_seed(config.seed or 0)
+    generator = torch.Generator().manual_seed(config.seed or 0)
     for layer in adapters(model).values():
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         for weight in (down, up):

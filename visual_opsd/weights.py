@@ -21,6 +21,11 @@ class Computed(Protocol):
 class WholeWeights:
     """Every process holds every weight: one process, or replicas that take equal steps."""
 
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Stands around the making of modules whose weights are to have their place."""
+        yield
+
     def built(self, build: Callable[[], M], dtype: torch.dtype, device: torch.device | str) -> M:
         """A module with room for weights, which :meth:`put` fills; computed ones are there."""
         with torch.device("meta"):
