@@ -13,16 +13,24 @@ PYTHON  ?= python3
 VENV   := .venv
 STAMP  := $(VENV)/.installed
 PY     := $(VENV)/bin/python
+RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 # Twice quiet: errors only. Warnings here are about the machine's package sources, by the hundred.
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny train evaluate kl-gap draw-thoughts bench test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap draw-thoughts bench test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
-ifneq ($(strip $(DRY)$(QUICK)),)
-$(error DRY=1 comes with train-8gpu (issue 4) and QUICK=1 with ablate-noise (issue 5); no command here reads them yet)
+ifneq ($(strip $(DRY)),)
+ifneq ($(filter-out train-8gpu train-tiny-2rank,$(MAKECMDGOALS)),)
+$(error DRY=1 is read by train-8gpu and train-tiny-2rank alone)
+endif
+endif
+ifneq ($(strip $(QUICK)),)
+ifneq ($(filter-out test-distributed,$(MAKECMDGOALS)),)
+$(error QUICK=1 is read by test-distributed alone; ablate-noise comes with issue 5)
+endif
 endif
 
 help:  ## Show this list
@@ -52,6 +60,17 @@ train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }
 	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(if $(MODEL),"model=$(MODEL)") $(SET)
 
+train-8gpu: $(STAMP)  ## Visual-OPSD on ThinkMorph-7B, 8 GPUs, DeepSpeed ZeRO-3 (DRY=1: the plan, without GPU or files)
+	$(PY) -m experiments.plan experiments/thinkmorph_7b.yaml name=train-8gpu $(SET)
+	$(if $(DRY),,$(RANKS) 8 -m experiments.train experiments/thinkmorph_7b.yaml name=train-8gpu $(filter-out step_seconds=%,$(SET)))
+
+train-tiny-2rank: $(STAMP)  ## The same entry point on two CPU ranks of this machine
+	$(PY) -m experiments.plan experiments/tiny_2rank.yaml $(SET)
+	$(if $(DRY),,OMP_NUM_THREADS=1 $(RANKS) 2 -m experiments.train experiments/tiny_2rank.yaml $(filter-out step_seconds=%,$(SET)))
+
+export: $(STAMP)  ## A model folder out of the newest checkpoint: RUN=run folder
+	$(PY) -m experiments.export "$(RUN)" $(SET)
+
 evaluate: $(STAMP)  ## Score a checkpoint drawn, text-only and privileged: MODEL=folder DATA=folder
 	$(PY) -m experiments.evaluate $(if $(MODEL),"MODEL=$(MODEL)") $(if $(DATA),"DATA=$(DATA)") $(SET)
 
@@ -65,7 +84,13 @@ bench: $(STAMP)  ## What batching and the step cache save; runs/bench/summary.js
 	$(PY) -m experiments.bench $(SET)
 
 test: $(STAMP)  ## Laptop tests, shapes checked
-	$(PY) -m pytest -m "not slow and not gpu and not checkpoint"
+	$(PY) -m pytest -m "not slow and not gpu and not checkpoint and not distributed"
+
+test-distributed: $(STAMP)  ## Two CPU ranks under ZeRO-3; runs/distributed/summary.json (QUICK=1: the part for CI)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "distributed and not soak $(if $(QUICK),and not slow)" tests/distributed
+
+soak: $(STAMP)  ## Twenty SIGKILLs at random moments; every resume ends with the same bits
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak tests/distributed
 
 test-oracle: $(STAMP)  ## Equality with the reference vectors in VISUAL_OPSD_ORACLE
 	$(PY) -m pytest -m oracle

@@ -6,14 +6,15 @@ import lightning as L
 from torch import Tensor
 
 from visual_opsd.teachers import WeightMemory
+from visual_opsd.weights import WholeWeights
 
 
 class AveragedWeights(L.Callback):
     """Follows the module's model once an optimiser step."""
 
-    def __init__(self, decay: float) -> None:
-        """``decay`` of the average."""
-        self.memory = WeightMemory(decay)
+    def __init__(self, decay: float, place: WholeWeights | None = None) -> None:
+        """``decay`` of the average; ``place`` knows where weights are, if they are sharded."""
+        self.memory = WeightMemory(decay, place)
         self._loaded: dict[str, Tensor] | None = None
         self._followed_step = 0
 

@@ -25,6 +25,7 @@ class Probe(L.Callback):
         self.measure = measure
         self.every = every
         self.memory = memory or WeightMemory(0.0)
+        self.found: dict[str, float] = {}
         self._last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -42,8 +43,12 @@ class Probe(L.Callback):
 
     @torch.no_grad()
     def _look(self, trainer: L.Trainer, pl_module: Any) -> None:
-        with self.memory.recalled(pl_module.model), torch.random.fork_rng(devices=[]):
-            found = self.measure(pl_module.model)
+        with (
+            self.memory.recalled(pl_module.model),
+            pl_module.rollout_weights() as model,
+            torch.random.fork_rng(devices=[]),
+        ):
+            self.found = self.measure(model)
         for logger in trainer.loggers:
-            logger.log_metrics(found, step=trainer.global_step)
+            logger.log_metrics(self.found, step=trainer.global_step)
             logger.save()

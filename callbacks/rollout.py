@@ -8,7 +8,7 @@ import torch
 
 from visual_opsd.contexts import Encode, ProblemBatch
 from visual_opsd.interventions import INTERVENTIONS
-from visual_opsd.models.interface import Sampling
+from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.rollouts.trajectories import Rollout, sample_trajectories, show
 from visual_opsd.rollouts.visual_thoughts import Illustrator
 from visual_opsd.seeds import row_seed
@@ -56,14 +56,28 @@ class RolloutCallback(L.Callback):
         config, problems = self.config, batch.problems
         step = (config.seed, trainer.global_step, batch_idx)
         seeds = [row_seed(*step, problem.problem_id) for problem in problems]
-        with pl_module.rollout_weights() as model:
+        phase = trainer.profiler.profile  # type: ignore[attr-defined]
+        with phase("sampling"), pl_module.rollout_weights() as model:
             completions = sample_trajectories(model, problems, self.encode, config.sampling, seeds)
         if config.intervention == "drawn_vt" and self.illustrator is not None:
-            problems = self.illustrator.illustrate(problems)
+            with phase("drawing"):
+                problems = self.illustrator.illustrate(problems)
         batch.rollout = Rollout(
             completions, show(config.intervention, problems, batch.donors, seeds)
         )
-        lengths = torch.tensor(completions.lengths, dtype=torch.float32)
-        pl_module.log("rollout/num_tokens", lengths.mean(), batch_size=len(problems))
-        cut = torch.tensor(completions.is_cut, dtype=torch.float32).mean()
-        pl_module.log("rollout/share_cut", cut, batch_size=len(problems))
+        pl_module.log_dict(
+            {f"rollout/{name}": value for name, value in described(completions).items()},
+            batch_size=len(problems),
+            sync_dist=True,
+        )
+
+
+def described(completions: Completions) -> dict[str, float]:
+    """Mean length; the share that the budget cut; the share that says nothing but its end."""
+    lengths = completions.lengths
+    is_empty = [n <= 1 and not cut for n, cut in zip(lengths, completions.is_cut, strict=True)]
+    return {
+        "num_tokens": sum(lengths) / len(lengths),
+        "share_cut": sum(completions.is_cut) / len(lengths),
+        "share_empty": sum(is_empty) / len(lengths),
+    }

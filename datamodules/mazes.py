@@ -1,5 +1,6 @@
 """Mazes for training, one size a batch: batch ``k`` is a pure function of the seed and of ``k``."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -133,6 +134,8 @@ class BatchPlan:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    accumulate: int = 1
+    """Batches an optimiser step: a pass over the bank does not end within one."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -176,7 +179,8 @@ class ProblemLoader:
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __len__(self) -> int:
-        return self._num_batches
+        """Batches a pass: the bank, as often as it takes to end with an optimiser step."""
+        return math.lcm(self._num_batches, self.plan.accumulate)
 
     def __iter__(self) -> Iterator[ProblemBatch]:
         for _ in range(len(self) - self.position % len(self)):
@@ -185,7 +189,7 @@ class ProblemLoader:
 
     def indices(self, position: int) -> tuple[int, ...]:
         """This rank's problems in batch ``position``, of any pass."""
-        epoch, step = divmod(position, len(self))
+        epoch, step = divmod(position, self._num_batches)
         rows = self._order(epoch)[step]
         first = self.plan.rank * self.plan.batch_size
         return tuple(rows[first : first + self.plan.batch_size])
@@ -376,4 +380,5 @@ class MazeData(L.LightningDataModule):
             seed=self.seed,
             rank=rank if self._rank is None else self._rank,
             world_size=world_size if self._world_size is None else self._world_size,
+            accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
         )

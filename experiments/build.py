@@ -5,25 +5,31 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from callbacks.averaging import AveragedWeights
+from callbacks.phases import PhaseClock, Throughput
 from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback
+from callbacks.saving import SavePoints
 from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import GeneratedMazes, MazeData
 from experiments.evaluation import accuracy, evaluate
 from experiments.schema import ExperimentConfig, differences, to_yaml
 from lightning_modules.sft import SupervisedFineTuning
+from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.contexts import Problem
@@ -32,7 +38,13 @@ from visual_opsd.models.bagel.preprocessing import READ_IN_OPSD
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
+from visual_opsd.trainable import adapt
+from visual_opsd.weights import WholeWeights
 
+T = TypeVar("T")
+LOG_EVERY = 10
+"""Optimiser steps."""
+HELD_OUT = "held_out/text_only"
 ON_THE_HUB = {
     "ThinkMorph-7B": "hf download ThinkMorph/ThinkMorph-7B --local-dir checkpoints/ThinkMorph-7B",
     "BAGEL-7B-MoT": "hf download ByteDance-Seed/BAGEL-7B-MoT --local-dir checkpoints/BAGEL-7B-MoT",
@@ -43,11 +55,49 @@ ON_THE_HUB = {
 PACKAGES = ("torch", "lightning", "transformers", "diffusers", "torchmetrics", "omegaconf")
 
 
-def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
+def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
+    """How the run is spread over processes; "auto" is one."""
+    settings = config.trainer
+    timeout = timedelta(seconds=settings.zero3.timeout_seconds)
+    if settings.strategy == "single":
+        return "auto"
+    if settings.strategy == "ddp":
+        return DDPStrategy(timeout=timeout, find_unused_parameters=True)
+    if find_spec("deepspeed") is None:
+        raise ValueError("trainer.strategy zero3 needs deepspeed, which is not installed")
+    last = last_checkpoint(config.folder)
+    is_universal = last is not None and len(rank_files(last)) != settings.world_size
+    return Zero3Strategy(settings.zero3, is_universal=is_universal)
+
+
+def place(config: ExperimentConfig, chosen: Strategy | Literal["auto"]) -> WholeWeights:
+    """Where weights are under a strategy."""
+
+    def outline() -> torch.nn.Module:
+        model = checkpoints.outline(config.model, reading_only=config.reading_only)
+        model.run_with(kernel=config.trainer.kernel)
+        return adapted(config, model)
+
+    return ShardedWeights(chosen, outline) if isinstance(chosen, Zero3Strategy) else WholeWeights()
+
+
+def adapted(config: ExperimentConfig, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with adapters, if the run trains any, at their start."""
+    lora = config.visual_opsd.lora
+    if config.method == "visual_opsd" and lora is not None:
+        adapt(model, seeded(lora, config.seed))
+    return model
+
+
+def module(
+    config: ExperimentConfig, tokenizer: Tokenizer, weights: WholeWeights | None = None
+) -> L.LightningModule:
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        model, _ = checkpoints.load(config.model, reading_only=config.reading_only)
+        only = config.reading_only
+        model, _ = checkpoints.load(config.model, reading_only=only, place=weights)
+        model.calls_every_expert = config.trainer.strategy == "zero3"
         model.run_with(
             kernel=config.trainer.kernel,
             recomputes_layers=config.trainer.activation_checkpointing,
@@ -55,11 +105,12 @@ def module(config: ExperimentConfig, tokenizer: Tokenizer) -> L.LightningModule:
         return model.to_bfloat16() if config.trainer.precision == "bf16-true" else model
 
     if config.method == "sft":
-        return SupervisedFineTuning(build, tokenizer.encode, seeded(config.sft, config.seed))
+        sft = seeded(config.sft, config.seed)
+        return SupervisedFineTuning(build, tokenizer.encode, sft, weights)
     settings = config.visual_opsd
     if settings.lora is not None:
         settings = replace(settings, lora=seeded(settings.lora, config.seed))
-    return VisualOPSD(build, tokenizer.encode, settings)
+    return VisualOPSD(build, tokenizer.encode, settings, weights)
 
 
 def data(config: ExperimentConfig) -> MazeData:
@@ -130,35 +181,41 @@ def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
 
 
 def callbacks(
-    config: ExperimentConfig, tokenizer: Tokenizer, extra: list[L.Callback]
+    config: ExperimentConfig,
+    tokenizer: Tokenizer,
+    extra: list[L.Callback],
+    weights: WholeWeights | None = None,
 ) -> list[L.Callback]:
     """Averaged weights, rollout, checkpoints, progress, and the probe on held-out problems."""
-    averaged = AveragedWeights(config.trainer.average_decay)
+    averaged = AveragedWeights(config.trainer.average_decay, weights)
     found: list[L.Callback] = [averaged, *extra]
     if config.method == "visual_opsd":
         found.append(rollout(config, tokenizer))
+    probe = None
     if config.held_out.num_problems:
         measure = text_only_probe(config, tokenizer)
-        found.append(Probe(measure, config.held_out.every, averaged.memory))
+        probe = Probe(measure, config.held_out.every, averaged.memory)
+        found.append(probe)
     found.append(
-        ModelCheckpoint(
-            dirpath=config.folder / "checkpoints",
-            filename="{step}",
-            every_n_train_steps=config.trainer.checkpoint_every,
-            monitor="step",
-            mode="max",
-            save_top_k=1,
-            enable_version_counter=False,  # one that a kill cut short is written over
+        SavePoints(
+            config.folder / "checkpoints",
+            config.trainer.checkpoint_every,
+            keep_last=config.trainer.keep_last,
+            keep_best=config.trainer.keep_best,
+            score=lambda: None if probe is None else probe.found.get(HELD_OUT),
+            on_full_disk=config.trainer.on_full_disk,
         )
     )
+    patience = config.trainer.zero3.timeout_seconds / 2
+    found.append(Throughput(PhaseClock(), LOG_EVERY, config.folder, patience))
     found.append(RichProgressBar(leave=True))
     return found
 
 
-def averaged(trainer: L.Trainer) -> AveragedWeights:
-    """The run's averaged weights."""
-    (found,) = (c for c in trainer.callbacks if isinstance(c, AveragedWeights))  # type: ignore[attr-defined]
-    return found
+def only(found: Sequence[Any], kind: type[T]) -> T:
+    """The one callback of its kind."""
+    (one,) = (callback for callback in found if isinstance(callback, kind))
+    return one
 
 
 def text_only_probe(
@@ -169,40 +226,52 @@ def text_only_probe(
 
     def measure(model: Any) -> dict[str, float]:
         found = evaluate(model, tokenizer, problems, "text_only")
-        return {"held_out/text_only": accuracy(found).value}
+        return {HELD_OUT: accuracy(found).value}
 
     return measure
 
 
-def trainer(config: ExperimentConfig, found: list[L.Callback]) -> L.Trainer:
-    """One process; its log goes to a folder of its own, so that a resumed run loses no curve."""
+def trainer(
+    config: ExperimentConfig,
+    found: list[L.Callback],
+    chosen: Strategy | Literal["auto"] = "auto",
+) -> L.Trainer:
+    """As spread as the strategy says; the log of every start goes to a folder of its own."""
     if config.trainer.num_threads:
         torch.set_num_threads(config.trainer.num_threads)
-    session = len(list((config.folder / "metrics").glob("session_*")))
     return L.Trainer(
-        accelerator="auto",
-        devices=1,
+        accelerator=config.trainer.accelerator,
+        strategy=chosen,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
         precision=lightning_precision(config),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.clip_norm or None,
         callbacks=found,
-        logger=[
-            CSVLogger(
-                config.folder,
-                name="metrics",
-                version=f"session_{session}",
-                flush_logs_every_n_steps=20,
-            ),
-            TensorBoardLogger(config.folder, name="tensorboard", version=f"session_{session}"),
-        ],
-        log_every_n_steps=10,
+        logger=loggers(config),
+        log_every_n_steps=LOG_EVERY,
+        profiler=next((c.clock for c in found if isinstance(c, Throughput)), None),
         enable_model_summary=False,
         use_distributed_sampler=False,
         inference_mode=False,
         num_sanity_val_steps=0,
     )
+
+
+def loggers(config: ExperimentConfig) -> list[Logger]:
+    """Those the run asks for; a resumed run goes on in a folder of its own."""
+    folder = config.folder
+    session = f"session_{len(list((folder / 'metrics').glob('session_*')))}"
+    makers: dict[str, Callable[[], Logger]] = {
+        "csv": lambda: CSVLogger(folder, "metrics", session, flush_logs_every_n_steps=20),
+        "tensorboard": lambda: TensorBoardLogger(folder, name="tensorboard", version=session),
+        "wandb": lambda: WandbLogger(name=config.name, save_dir=folder, project="visual-opsd"),
+    }
+    if "wandb" in config.trainer.loggers and find_spec("wandb") is None:
+        raise ValueError("trainer.loggers has wandb, which is not installed: pip install wandb")
+    return [makers[name]() for name in config.trainer.loggers]
 
 
 def lightning_precision(config: ExperimentConfig) -> Literal["32-true", "bf16-mixed"]:
@@ -236,6 +305,12 @@ def prepare_folder(config: ExperimentConfig) -> None:
     if not model.is_dir():
         raise absent("model", model)
     checkpoints.open_folder(model)
+    last = last_checkpoint(config.folder)
+    if last is not None and last.is_dir() != (config.trainer.strategy == "zero3"):
+        raise ValueError(
+            f"{last} was written under another trainer.strategy than {config.trainer.strategy}: "
+            f"export it (python -m experiments.export {config.folder}) and start from there"
+        )
     if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
         raise absent("data.source", Path(config.data.source))
     saved = config.folder / "config.yaml"
@@ -247,10 +322,11 @@ def prepare_folder(config: ExperimentConfig) -> None:
                 "Take another name or output_dir, or remove the folder"
             )
         changed = differences(config, saved)
-        if changed:
+        if changed and not config.resume_changed:
             raise ValueError(
                 f"{config.folder} holds a run of another configuration: {'; '.join(changed)}. "
-                "Take another name or output_dir, or remove the folder"
+                "Take another name or output_dir, remove the folder, or go on all the same with "
+                "resume_changed=true"
             )
         return
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -272,9 +348,10 @@ def absent(key: str, folder: Path) -> FileNotFoundError:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder: a kill may have cut the last one short."""
-    found = filter(zipfile.is_zipfile, (folder / "checkpoints").glob("step=*.ckpt"))
-    return max(found, key=lambda path: int(path.stem.partition("=")[2]), default=None)
+    """The newest whole checkpoint of a run folder; a damaged file does not count."""
+    found = (folder / "checkpoints").glob("step=*.ckpt")
+    whole = (path for path in found if path.is_dir() or zipfile.is_zipfile(path))
+    return max(whole, key=lambda path: int(path.stem.partition("=")[2]), default=None)
 
 
 def commit() -> str:

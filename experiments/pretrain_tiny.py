@@ -17,6 +17,7 @@ import lightning as L
 import matplotlib.pyplot as plt
 import torch
 
+from callbacks.averaging import AveragedWeights
 from datamodules.frozen_lake import generate
 from datamodules.thoughts import template_corpus
 from experiments import build
@@ -93,7 +94,7 @@ class Gate(L.Callback):
         if step % self.rule.every:
             return
         known = [row for row in read_curve(self.curve) if row["step"] < step]
-        memory = build.averaged(trainer).memory
+        memory = build.only(trainer.callbacks, AveragedWeights).memory  # type: ignore[attr-defined]
         with memory.recalled(pl_module.model), torch.random.fork_rng(devices=[]):
             scores = self._scores(pl_module.model)
             has_passed = self.rule.passes(scores)

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.rollout import RolloutConfig
 from lightning_modules.sft import SFTConfig
+from lightning_modules.sharding import Zero3Config
 from lightning_modules.visual_opsd import VisualOPSDConfig
 from visual_opsd.models.interface import Drawing
 
@@ -55,6 +56,42 @@ class TrainerConfig:
     """Run each decoder layer again in the backward pass instead of keeping what it held."""
     kernel: Literal["auto", "sdpa", "flex"] = "auto"
     """Of attention; ``auto`` takes flex attention for long rows on a GPU."""
+    strategy: Literal["single", "ddp", "zero3"] = "single"
+    """One process, replicas, or DeepSpeed ZeRO-3."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    """Processes a node, one a GPU."""
+    num_nodes: int = 1
+    zero3: Zero3Config = Zero3Config()
+    keep_last: int = 1
+    """Checkpoints kept, the newest."""
+    keep_best: int = 0
+    """Checkpoints kept besides, those with the best held-out score."""
+    on_full_disk: Literal["go_on", "stop"] = "go_on"
+    """Without room for a checkpoint, the last good one stays."""
+
+    loggers: tuple[str, ...] = ("csv", "tensorboard")
+    """Of ``csv``, ``tensorboard`` and ``wandb``."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.loggers) - {"csv", "tensorboard", "wandb"}):
+            raise ValueError(f"loggers {unknown} are none of csv, tensorboard, wandb")
+        if self.devices < 1 or self.num_nodes < 1:
+            raise ValueError(
+                f"devices {self.devices} and num_nodes {self.num_nodes} must be at least 1"
+            )
+        if self.strategy == "single" and self.world_size > 1:
+            raise ValueError(
+                f"strategy single is one process: got devices {self.devices} x num_nodes "
+                f"{self.num_nodes}; take ddp or zero3"
+            )
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last must be at least 1, got {self.keep_last}")
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +116,8 @@ class ExperimentConfig:
     gradient); the saved student has it again, from ``model``. Visual thoughts come from the data
     set, or from the cache that ``make draw-thoughts`` filled."""
     output_dir: str = "runs"
+    resume_changed: bool = False
+    """Go on with a run although its configuration has changed."""
     cache_dir: str | None = None
     """Drawn visual thoughts; None: VISUAL_OPSD_CACHE, else ~/.cache/visual_opsd."""
     data: DataConfig = DataConfig()
@@ -88,6 +127,11 @@ class ExperimentConfig:
     drawing: Drawing = Drawing()
     visual_opsd: VisualOPSDConfig = VisualOPSDConfig()
     sft: SFTConfig = field(default_factory=SFTConfig)
+
+    @property
+    def sequences_a_batch(self) -> int:
+        """Problems of all ranks in one batch."""
+        return self.data.batch_size * self.trainer.world_size
 
     @property
     def folder(self) -> Path:
@@ -123,13 +167,20 @@ def to_yaml(config: ExperimentConfig) -> str:
 
 
 def differences(config: ExperimentConfig, saved: Path) -> list[str]:
-    """Keys in which a saved ``config.yaml`` differs, as ``key: saved -> now``."""
-    old = _flat(cast(DictConfig, OmegaConf.load(saved)))
+    """Keys in which a saved ``config.yaml`` differs, as ``key: saved -> now``.
+
+    The same batches spread over other ranks are the same run.
+    """
+    before = load_experiment(saved)
+    old = _flat(cast(DictConfig, OmegaConf.create(to_yaml(before))))
     new = _flat(cast(DictConfig, OmegaConf.create(to_yaml(config))))
+    spread = {"resume_changed"}
+    if before.sequences_a_batch == config.sequences_a_batch:
+        spread |= {"data.batch_size", "trainer.devices", "trainer.num_nodes"}
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and key not in spread
     ]
 
 

@@ -7,17 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.averaging import AveragedWeights
+from callbacks.saving import SavePoints
 from experiments import build
+from experiments.environment import note_environment
+from experiments.export import export
+from experiments.plan import bytes_per_gpu, check_fits
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.trainable import adapters, merge_adapters, save_adapters
 
 
 def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Path:
-    """Train to the end, from the last checkpoint if there is one; returns the model folder."""
+    """Train to the end, from the last checkpoint if there is one; returns the model folder.
+
+    Every rank comes through here; the first one prepares the folder and holds it.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return _train(config, extra or [])
+    if torch.cuda.is_available():
+        check_fits(config, torch.cuda.get_device_properties(0).total_memory)
     build.prepare_folder(config)
+    note_environment(config.folder)
+    if config.trainer.strategy == "zero3":
+        gather, size = config.trainer.zero3.gather, bytes_per_gpu(config)["rollout_gather"]
+        print(f"rollouts gather {gather}: {size / 1e9:.3g} GB a rank at once")
     # A second process on the same run waits for the first, and then finds it finished.
     with FileLock(config.folder / ".lock"):
         return _train(config, extra or [])
@@ -30,19 +48,31 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     started = time.process_time()
     tokenizer = checkpoints.open_folder(config.model).tokenizer
     data = build.data(config)
-    module = build.module(config, tokenizer)
-    trainer = build.trainer(config, build.callbacks(config, tokenizer, extra))
-    trainer.fit(module, data, ckpt_path=build.last_checkpoint(config.folder), weights_only=False)
+    strategy = build.strategy(config)
+    weights = build.place(config, strategy)
+    module: Any = build.module(config, tokenizer, weights)
+    callbacks = build.callbacks(config, tokenizer, extra, weights)
+    trainer = build.trainer(config, callbacks, strategy)
+    last = build.last_checkpoint(config.folder)
+    trainer.fit(module, data, ckpt_path=last, weights_only=False)
     if trainer.interrupted:
         raise KeyboardInterrupt
+    points = build.only(callbacks, SavePoints)
+    if points.why_left:
+        raise SystemExit(points.why_left if points.is_full else 0)
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
-    model: Any = module.model
-    with build.averaged(trainer).memory.recalled(model):
-        if adapters(model):
-            save_adapters(model, config.folder / "adapter")
-            merge_adapters(model)
-        base = config.model if config.reading_only else None
-        checkpoints.save(model, tokenizer, model_folder, base=base)
+    if config.trainer.strategy == "zero3":  # nowhere is it whole but on disk
+        if trainer.is_global_zero:
+            export(config.folder, model_folder)
+    else:
+        with build.only(callbacks, AveragedWeights).memory.recalled(module.model):
+            if trainer.is_global_zero:
+                if adapters(module.model):
+                    save_adapters(module.model, config.folder / "adapter")
+                    merge_adapters(module.model)
+                base = config.model if config.reading_only else None
+                checkpoints.save(module.model, tokenizer, model_folder, base=base)
+    trainer.strategy.barrier()
     return model_folder
 
 

@@ -1,4 +1,4 @@
-"""AdamW or Muon with warm-up and cosine decay, as every run here uses them."""
+"""AdamW, Muon or (to check sharding) SGD, with warm-up and cosine decay."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import SGD, AdamW, Muon, Optimizer
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 
@@ -15,8 +15,9 @@ from transformers import get_cosine_with_min_lr_schedule_with_warmup
 class OptimiserConfig:
     """The defaults are the paper's main run (Appendix C)."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """``muon`` turns the layers' matrices by orthogonalised momentum and leaves AdamW the rest."""
+    name: Literal["adamw", "muon", "sgd"] = "adamw"
+    """``muon`` turns the layers' matrices by orthogonalised momentum and leaves AdamW the rest;
+    plain SGD shows what AdamW hides: gradients that are wrong by a factor."""
     learning_rate: float = 1e-5
     final_learning_rate: float = 1e-7
     num_warmup_steps: int = 200
@@ -40,6 +41,8 @@ def configure(
     optimiser: Optimizer
     if config.name == "muon":
         optimiser = MuonAndAdamW(trained, config)
+    elif config.name == "sgd":
+        optimiser = SGD(trained.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
     else:
         optimiser = _adamw(list(trained.values()), config)
     schedule = get_cosine_with_min_lr_schedule_with_warmup(

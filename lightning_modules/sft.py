@@ -1,6 +1,7 @@
 """Supervised fine-tuning on demonstrations: interleaved (it makes a base) or on text only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from visual_opsd.contexts import Context, Encode, Problem, ProblemBatch
 from visual_opsd.interventions import INTERVENTIONS, intervene
 from visual_opsd.seeds import row_seed
 from visual_opsd.trainable import freeze_drawing
+from visual_opsd.weights import WholeWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +56,23 @@ class SupervisedFineTuning(L.LightningModule):
     """Cross-entropy on texts plus flow matching on drawings."""
 
     def __init__(
-        self, build: Callable[[], torch.nn.Module], encode: Encode, config: SFTConfig
+        self,
+        build: Callable[[], torch.nn.Module],
+        encode: Encode,
+        config: SFTConfig,
+        place: WholeWeights | None = None,
     ) -> None:
-        """Take a factory: every strategy builds the model in ``configure_model``."""
+        """Take a factory: every strategy builds the model in ``configure_model``.
+
+        ``place`` knows where weights are, if the strategy shards them.
+        """
         super().__init__()
         if not config.mix:
             raise ValueError("sft.mix is empty: name the kinds of rows and their shares")
         self.build = build
         self.encode = encode
         self.config = config
+        self.place = place or WholeWeights()
         self.model: Any = None
 
     def configure_model(self) -> None:
@@ -84,12 +94,21 @@ class SupervisedFineTuning(L.LightningModule):
         ]
         losses = self._losses(rows, seeds)
         loss = losses["text"] + self.config.drawing_weight * losses["drawing"]
-        self.log("train/text_loss", losses["text"], prog_bar=True, batch_size=len(batch))
-        self.log("train/drawing_loss", losses["drawing"], prog_bar=True, batch_size=len(batch))
+        shown: dict[str, Any] = {"prog_bar": True, "batch_size": len(batch), "sync_dist": True}
+        self.log("train/text_loss", losses["text"], **shown)
+        self.log("train/drawing_loss", losses["drawing"], **shown)
         return loss
+
+    @contextmanager
+    def rollout_weights(self) -> Iterator[Any]:
+        """The model, to sample from."""
+        with self.place.gathered(self.model) as model:
+            yield model
 
     def _losses(self, rows: list[Context], seeds: list[int]) -> dict[str, Tensor]:
         """Of rows that draw and of those that do not, apart: padded together, short rows crawl."""
+        if self.model.calls_every_expert:  # and every rank as often
+            return self.model.interleaved_loss(rows, seeds)
         text, drawing, num_tokens = torch.zeros(()), torch.zeros(()), 0
         for draws in (True, False):
             chosen = [i for i, row in enumerate(rows) if demonstrations.draws(row) is draws]

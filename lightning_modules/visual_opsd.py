@@ -15,6 +15,7 @@ from visual_opsd.contexts import Encode, ProblemBatch, student_context, teacher_
 from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
 from visual_opsd.teachers import AdapterOff, WeightMemory
 from visual_opsd.trainable import LoRAConfig, adapt, freeze_drawing
+from visual_opsd.weights import WholeWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +54,26 @@ class VisualOPSD(L.LightningModule):
     """Distil the visually informed teacher into the text-only student, on the student's tokens."""
 
     def __init__(
-        self, build: Callable[[], torch.nn.Module], encode: Encode, config: VisualOPSDConfig
+        self,
+        build: Callable[[], torch.nn.Module],
+        encode: Encode,
+        config: VisualOPSDConfig,
+        place: WholeWeights | None = None,
     ) -> None:
-        """Take a factory: every strategy builds the model in ``configure_model``."""
+        """Take a factory: every strategy builds the model in ``configure_model``.
+
+        ``place`` knows where weights are, if the strategy shards them.
+        """
         super().__init__()
         self.build = build
         self.encode = encode
         self.config = config
         self.model: Any = None
+        self.place = place or WholeWeights()
         self.teacher = (
-            AdapterOff() if config.teacher == "adapter_off" else WeightMemory(config.teacher_decay)
+            AdapterOff()
+            if config.teacher == "adapter_off"
+            else WeightMemory(config.teacher_decay, self.place)
         )
         self._followed_step = 0
 
@@ -72,7 +83,7 @@ class VisualOPSD(L.LightningModule):
             self.model = self.build()
             freeze_drawing(self.model)
             if self.config.lora is not None:
-                adapt(self.model, self.config.lora)
+                adapt(self.model, self.config.lora, self.place)
             self.teacher.remember(self.model)
 
     def training_step(self, batch: ProblemBatch) -> Tensor:
@@ -96,20 +107,27 @@ class VisualOPSD(L.LightningModule):
             lambda logits, rows: divergence(logits, scores.rows(rows), config),
         )
         loss = (per_token * token_weights(completions.is_sampled)).sum()
-        self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     @contextmanager
     def rollout_weights(self) -> Iterator[Any]:
         """The student, to sample from in the precision that it is scored in."""
         is_training = self._trainer is not None
-        with self.trainer.precision_plugin.forward_context() if is_training else nullcontext():
-            yield self.model
+        with (
+            self.trainer.precision_plugin.forward_context() if is_training else nullcontext(),
+            self.place.gathered(self.model) as student,
+        ):
+            yield student
 
     @contextmanager
     def teacher_weights(self) -> Iterator[Any]:
         """The same model with the teacher's weights; score inside, no gradient."""
-        with self.teacher.recalled(self.model):
+        profiler = getattr(self._trainer, "profiler", None)  # names the phase, if there is a run
+        with (
+            profiler.profile("teacher") if profiler else nullcontext(),
+            self.teacher.recalled(self.model),
+        ):
             yield self.model
 
     def on_train_start(self) -> None:

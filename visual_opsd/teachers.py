@@ -7,20 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from visual_opsd.trainable import adapters, adapters_off
+from visual_opsd.weights import WholeWeights
 
 
 class WeightMemory:
     """A float32 copy of a module's trainable weights that follows them at a chosen distance.
 
     Decay 1 stays at the start (the fixed teacher), 0.995 is the paper's moving average, 0 is the
-    current student and keeps no copy. Only what trains is remembered: all else is shared.
+    current student and keeps no copy. Only what trains is remembered: all else is shared. Where
+    weights are sharded, so is the memory, and following needs no communication.
     """
 
-    def __init__(self, decay: float) -> None:
-        """Take the decay; :meth:`remember` takes the weights."""
+    def __init__(self, decay: float, place: WholeWeights | None = None) -> None:
+        """Take the decay and where weights are; :meth:`remember` takes the weights."""
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must lie in [0, 1], got {decay}")
         self.decay = decay
+        self.place = place or WholeWeights()
         self.weights: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -28,7 +31,8 @@ class WeightMemory:
         """Start from the module's weights."""
         if self.decay > 0:
             self.weights = {
-                name: weight.detach().float().clone() for name, weight in _trainable(module)
+                name: self.place.stored(weight).detach().float().clone()
+                for name, weight in _trainable(module)
             }
 
     @torch.no_grad()
@@ -36,7 +40,8 @@ class WeightMemory:
         """Once an optimiser step: decay * memory + (1 - decay) * weight."""
         if 0 < self.decay < 1:
             for name, weight in _trainable(module):
-                self._here(name, weight).lerp_(weight.float(), 1 - self.decay)
+                precise = self.place.precise(weight)
+                self._here(name, precise).lerp_(precise, 1 - self.decay)
 
     @contextmanager
     def recalled(self, module: nn.Module) -> Iterator[None]:
@@ -47,27 +52,32 @@ class WeightMemory:
         if not self.weights:
             yield
             return
-        kept = {}
+        stored = {name: self.place.stored(weight) for name, weight in _trainable(module)}
+        kept = {name: weight.data for name, weight in stored.items()}
+        self.place.settle()
         try:
-            for name, weight in _trainable(module):
-                kept[name] = weight.data
+            for name, weight in stored.items():
                 weight.data = self._here(name, weight).to(weight.dtype)
             yield
         finally:
-            for name, weight in _trainable(module):
-                if name in kept:
-                    weight.data = kept[name]
+            self.place.settle()
+            for name, weight in stored.items():
+                weight.data = kept[name]
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs."""
-        return self.weights
+        return self.place.packed(self.weights)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up where a checkpoint left off; what does not fit is an error naming the weight."""
-        for name, weight in state.items():
-            if name not in self.weights or self.weights[name].shape != weight.shape:
-                raise ValueError(f"the checkpoint's teacher weight {name} does not fit this model")
-            self.weights[name].copy_(weight)
+        for name, mine in self.weights.items():
+            if name in state:
+                weight = self.place.unpacked(state, name, mine)
+                if mine.shape != weight.shape:
+                    raise ValueError(_misfit(name))
+                mine.copy_(weight)
+        if unknown := sorted(state.keys() - self.weights.keys()):
+            raise ValueError(_misfit(unknown[0]))
         if missing := sorted(self.weights.keys() - state.keys()):
             raise ValueError(f"the checkpoint's teacher lacks {missing}")
 
@@ -75,6 +85,10 @@ class WeightMemory:
         """A remembered weight, moved once to where the model went after it was built."""
         self.weights[name] = self.weights[name].to(weight.device)
         return self.weights[name]
+
+
+def _misfit(name: str) -> str:
+    return f"the checkpoint's teacher weight {name} does not fit this model"
 
 
 class AdapterOff:

@@ -1,5 +1,6 @@
 """Which weights train: those that read and write, or low-rank adapters beside them."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visual_opsd.models.interface import Drawer
+from visual_opsd.weights import WholeWeights
 
 ADAPTER = "default"
 
@@ -49,10 +51,11 @@ def freeze_drawing(model: nn.Module) -> None:
             parameter.requires_grad = False
 
 
-def adapt(model: nn.Module, config: LoRAConfig) -> None:
+def adapt(model: nn.Module, config: LoRAConfig, place: WholeWeights | None = None) -> None:
     """Put adapters beside the maps that ``config`` names, and freeze everything else.
 
     They stay float32 beside rounded weights: a step of the paper's size is below bfloat16's.
+    ``place`` knows where weights are, if they are sharded: the start is the same.
 
     Raises:
         ValueError: ``targets`` names no map of the model.
@@ -60,15 +63,21 @@ def adapt(model: nn.Module, config: LoRAConfig) -> None:
     lora = LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=config.targets, lora_dropout=0.0
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed or 0)
+    place = place or WholeWeights()
+    with torch.random.fork_rng(), place.building():  # peft draws a start that is not used
         try:
             inject_adapter_in_model(lora, model, ADAPTER)
         except ValueError as error:
             raise ValueError(f"lora.targets {config.targets!r}: {error}") from error
-    for weight in model.parameters():
-        if weight.requires_grad:
+    generator = torch.Generator().manual_seed(config.seed or 0)
+    for layer in adapters(model).values():
+        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        for weight in (down, up):
             weight.data = weight.data.float()
+        start = torch.empty(config.rank, layer.in_features, device="cpu")
+        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)  # as peft's own
+        place.put(down, start)
+        place.put(up, torch.zeros(layer.out_features, config.rank, device="cpu"))
 
 
 def adapters(model: nn.Module) -> dict[str, Any]:

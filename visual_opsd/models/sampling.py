@@ -49,13 +49,17 @@ def decode_rows(
     seeds: Sequence[int],
     asks_for_drawing: Callable[[list[int]], bool],
     device: torch.device,
+    goes_on: Callable[[bool], bool] = bool,
 ) -> Completions:
     """Sample every row until its end mark or budget.
 
     ``step`` appends one token a row and returns the logits of the next; ``keep_rows`` drops all
-    other rows from its state. A row that ends after asking for a drawing goes on without one: its
-    end mark stays as sampled, a begin mark is injected, and a new round starts (the drawing-skipped
-    rule; the official sampler's seam is the same pair of marks).
+    other rows from its state. ``goes_on`` hears before every step whether one is wanted here, and
+    says whether one is taken: others who decode in step may need more of them.
+
+    A row that ends after asking for a drawing goes on without one: its end mark stays as sampled, a
+    begin mark is injected, and a new round starts (the drawing-skipped rule; the official sampler's
+    seam is the same pair of marks).
     """
     num_rows, budget = len(seeds), sampling.max_tokens
     noise = row_noise(seeds, budget).to(device)
@@ -71,6 +75,7 @@ def decode_rows(
     token = torch.full((num_rows,), begin, dtype=torch.long, device=device)
     forced: dict[int, int] = {}
     for position in range(budget):
+        goes_on(True)  # noqa: FBT003 - the answer is yes
         logits = step(token)
         token, chosen = choose(logits, sampling.temperature, noise[alive.to(device), position])
         for slot, row in enumerate(alive.tolist() if forced else ()):
@@ -102,6 +107,8 @@ def decode_rows(
                 break
             alive, token = alive[kept], token[kept.to(device)]
             keep_rows(kept.to(device))
+    while goes_on(False):  # noqa: FBT003
+        step(token)
     return Completions(
         ids=tuple(row[:n].to(device) for row, n in zip(ids, lengths, strict=True)),
         is_sampled=tuple(row[:n].to(device) for row, n in zip(is_sampled, lengths, strict=True)),

@@ -26,7 +26,7 @@ from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.official import FILES, LLM, OfficialFolder, is_for_drawing
 from visual_opsd.models.bagel.stored import StoredTensors, weight_files
 from visual_opsd.models.bagel.tokenizer import Tokenizer
-from visual_opsd.models.bagel.vision import PositionTable
+from visual_opsd.weights import WholeWeights
 
 CONFIG, WEIGHTS, CODEC = "config.json", "model.safetensors", "codec.safetensors"
 PROBE = "connector.fc1.weight"
@@ -107,23 +107,36 @@ def load(
     dtype: torch.dtype | None = None,
     reading_only: bool = False,
     base: Path | str | None = None,
+    place: WholeWeights | None = None,
 ) -> tuple[BagelModel, Tokenizer]:
     """Read a folder; a missing file, key or shape is an error that names it.
 
     Weights keep the file's ``dtype`` unless another is asked for (a codec is always float32). With
     ``reading_only`` nothing that only drawings need is built: 8.05 of 14.61 billion parameters.
+    ``place`` knows where weights go, if the strategy shards them while it builds; device and dtype
+    are the strategy's then.
     """
-    found = open_folder(folder, base)
+    found, place = open_folder(folder, base), place or WholeWeights()
     config = found.config.reading_only if reading_only else found.config
     if config.can_draw:
         found.weights.must_fit(shapes(config), any_length=is_table)
-    with torch.device("meta"):
-        model = BagelModel(config, decode=found.tokenizer.decode)
-    model = model.to(dtype or found.weights[PROBE].dtype).to_empty(device=device)
-    _fill(model, found.weights)
+    model = place.built(
+        lambda: BagelModel(config, decode=found.tokenizer.decode),
+        dtype or found.weights[PROBE].dtype,
+        device,
+    )
+    _fill(model, found.weights, place)
     if config.can_draw:
         model.codec = found.codec(device)
     return model, found.tokenizer
+
+
+def outline(folder: Path | str, *, reading_only: bool = False) -> BagelModel:
+    """The model of a folder without weights and codec, on the meta device."""
+    found = open_folder(folder)
+    with torch.device("meta"):
+        config = found.config.reading_only if reading_only else found.config
+        return BagelModel(config, decode=found.tokenizer.decode)
 
 
 def save(
@@ -220,14 +233,13 @@ def _same_reader(student: BagelConfig, base: BagelConfig, folder: Path) -> None:
 
 
 @torch.no_grad()
-def _fill(model: BagelModel, found: StoredTensors) -> None:
+def _fill(model: BagelModel, found: StoredTensors, place: WholeWeights) -> None:
     """One tensor after another; the tables from their formula, which the file's must agree with."""
-    for module in model.modules():
-        if isinstance(module, PositionTable):
-            module.reset()
-    for name, weight in model.state_dict().items():
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name in model.state_dict():
+        weight = held[name]
         if not is_table(name):
-            weight.copy_(found[name])
+            place.put(weight, found[name])
         elif found.shapes[name] == tuple(weight.shape):
             error = (found[name].to(weight) - weight).abs().max().item()
             if not error <= BFLOAT16_ROUNDING:

@@ -86,6 +86,10 @@ class BagelModel(nn.Module):
             raise ValueError("experts 'understanding' cannot draw: it takes no codec")
         self.codec = codec
         self.decode = decode
+        self.goes_on: Callable[[bool], bool] = bool
+        """See ``decode_rows``: how decoding keeps in step with other ranks."""
+        self.calls_every_expert = False
+        """Also without latents: sharded ranks must call the same modules, whatever their rows."""
 
     @property
     def device(self) -> torch.device:
@@ -159,6 +163,7 @@ class BagelModel(nn.Module):
             seeds=seeds,
             asks_for_drawing=self._asks_for_drawing,
             device=self.device,
+            goes_on=self.goes_on,
         )
 
     def _asks_for_drawing(self, ids: list[int]) -> bool:
@@ -242,7 +247,7 @@ class BagelModel(nn.Module):
         _, images = context_rows(contexts, self.config)
         noise = training_noise(images, self.config.latent, seeds, pads_images=pads_images)
         made = self.predict_targets(contexts, noise, pads_images=pads_images)
-        text = drawing = made.hidden.sum() * 0
+        text, drawing = made.hidden.sum() * 0, made.velocity.sum() * 0
         if len(made.targets):
             text = F.cross_entropy(self.logits(made.hidden).float(), made.targets)
         if len(made.velocity):
@@ -269,12 +274,16 @@ class BagelModel(nn.Module):
                 shown[index], velocity = noised(shown[index], one, config)
                 wanted.append(velocity)
         streams = self._embed(packed, images.read, shown)
+        if self.calls_every_expert:
+            streams.setdefault(GENERATION, self._embed_latents(()))
         streams = self.language_model.model(streams, self._layout(packed))
         predicted = streams[UNDERSTANDING].new_zeros(0, config.token_size)
         if wanted:
             parts = streams[GENERATION].split([len(latent.tokens) for latent in shown])
             drawn = [part for part, n in zip(parts, images.is_noised, strict=True) if n]
             predicted = self.llm2vae(torch.cat(drawn))
+        elif self.calls_every_expert:
+            predicted = self.llm2vae(streams[GENERATION][:0])
         return Predictions(
             hidden=self._predicting(packed, streams),
             targets=packed.targets[packed.targets >= 0].to(self.device),
@@ -367,11 +376,13 @@ class BagelModel(nn.Module):
     def _embed_latents(self, latents: Sequence[LatentImage]) -> Tensor:
         """Latent tokens with their time (0 where clean) and place."""
         stride = self.config.latent.tokens_per_side
-        ids = torch.cat([grid_ids(*latent.grid, stride) for latent in latents]).to(self.device)
+        grids = [grid_ids(*latent.grid, stride) for latent in latents] or [grid_ids(0, 0, stride)]
+        ids = torch.cat(grids).to(self.device)
         times = torch.tensor([latent.time for latent in latents], device=self.device)
-        lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
+        lengths = torch.tensor([len(x.tokens) for x in latents], dtype=torch.long).to(self.device)
         time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
-        tokens = torch.cat([latent.tokens for latent in latents])
+        empty = torch.zeros(0, self.config.latent.token_size)
+        tokens = torch.cat([latent.tokens for latent in latents] or [empty])
         return self.vae2llm(tokens.to(self.vae2llm.weight)) + time + self.latent_pos_embed(ids)
 
     def _predicting(self, packed: Packed, streams: Streams) -> Tensor:
