@@ -25,12 +25,13 @@ from visual_opsd.contexts import (
     SYSTEM_PROMPT_EVAL,
     SYSTEM_PROMPT_TRAIN,
     Image,
+    Role,
     Text,
     start_drawing,
 )
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.bagel.preprocessing import INTERLEAVED, to_image, to_picture
+from visual_opsd.models.bagel.preprocessing import HARNESS, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.models.interface import Drawing, Sampling, StepCache
 from visual_opsd.rollouts.interleaved import (
@@ -147,9 +148,9 @@ def eyes_of(model: BagelModel, picture: PILImage.Image) -> tuple[Image, Look, st
         return Image(reduce_picture(picture)), show_as_drawn, SYSTEM_PROMPT_TRAIN
 
     def look(image: Image) -> Image:
-        return to_image(to_picture(image.pixels), INTERLEAVED, model.config)
+        return HARNESS.image(to_picture(image.pixels), Role.VISUAL_THOUGHT, with_latents=True)
 
-    return to_image(picture, INTERLEAVED, model.config), look, SYSTEM_PROMPT_EVAL
+    return HARNESS.image(picture, with_latents=True), look, SYSTEM_PROMPT_EVAL
 
 
 def ask(

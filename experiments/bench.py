@@ -24,6 +24,7 @@ from experiments.evaluation import GREEDY
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
 from visual_opsd.contexts import (
+    IMAGE_START,
     Context,
     DrawingContext,
     Image,
@@ -40,7 +41,6 @@ from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.models.interface import Drawing, StepCache
 
 Result = dict[str, Any]
-THOUGHT = "<think>The red line.</think><image_start>"
 FORETOLD = tuple(
     StepCache(interval=interval, order=order)
     for interval, order in ((2, 1), (4, 0), (4, 1), (4, 2), (8, 1))
@@ -50,7 +50,7 @@ FORETOLD = tuple(
 def drawing_in_one_batch(preset: str, repeats: int = 5) -> Result:
     """Three guidance branches of one problem in one batch against one call each."""
     model, tokenizer = model_of(preset)
-    contexts = [drawing_context(p, tokenizer.encode, thought(tokenizer)) for p in mazes(1)]
+    contexts = [started(problem, tokenizer) for problem in mazes(1)]
     drawing = Drawing(num_timesteps=9)
     separate = replace(drawing, branches_in_one_batch=False)
     one, other = (latents(model, contexts, how) for how in (drawing, separate))
@@ -95,11 +95,11 @@ def batched_decoding(preset: str, repeats: int = 3) -> Result:
     }
 
 
-def step_cache() -> Result:
+def step_cache(num_problems: int = 16, repeats: int = 3) -> Result:
     """Foretold velocities of the shipped base against all 49, beside fewer steps at equal cost."""
     model, tokenizer = model_of("tiny")
-    problems = mazes(16)
-    contexts = thoughtful_contexts(model, tokenizer, problems)
+    problems = mazes(num_problems)
+    contexts = [started(problem, tokenizer) for problem in problems]
     seeds = range(len(contexts))
     full = Drawing()
     pictures = model.draw(contexts, full, seeds)
@@ -119,7 +119,7 @@ def step_cache() -> Result:
         timed = compare(
             lambda: latents(model, contexts[:1], full),
             lambda how=how: latents(model, contexts[:1], how),  # type: ignore[misc]
-            repeats=3,
+            repeats,
         )
         rows.append({**row, "times_as_fast": timed["times_as_fast"]})
     return {"evaluations": full.num_timesteps - 1, "problems": len(problems), "settings": rows}
@@ -198,23 +198,10 @@ def mazes(count: int) -> list[Problem]:
     return build.held_out(MazeSettings(sizes=(3, 4, 5, 6)), "test", count)
 
 
-def thought(tokenizer: Tokenizer) -> Text:
-    """Some words before a drawing."""
-    return Text(tokenizer.encode(THOUGHT))
-
-
-def thoughtful_contexts(
-    model: BagelModel, tokenizer: Tokenizer, problems: Sequence[Problem]
-) -> list[DrawingContext]:
-    """What the model draws from after its own greedy thought."""
-    starts = [drawing_context(problem, tokenizer.encode).main for problem in problems]
-    sampling = replace(GREEDY, max_drawings_skipped=0)
-    thoughts = model.sample(starts, sampling, range(len(problems)))
-    texts = [tokenizer.first_block(ids.tolist()) for ids in thoughts.ids]
-    return [
-        drawing_context(problem, tokenizer.encode, Text(tokenizer.encode(text)))
-        for problem, text in zip(problems, texts, strict=True)
-    ]
+def started(problem: Problem, tokenizer: Tokenizer) -> DrawingContext:
+    """What a drawing of a maze starts from, after the thought that the data set has."""
+    words = f"<think>{problem.text_thoughts[0]}</think>{IMAGE_START}"
+    return drawing_context(problem, tokenizer.encode, Text(tokenizer.encode(words)))
 
 
 def latents(

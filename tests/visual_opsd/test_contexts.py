@@ -16,6 +16,7 @@ from visual_opsd.contexts import (
     Role,
     Text,
     drawing_context,
+    start_drawing,
     student_context,
     teacher_context,
 )
@@ -128,3 +129,18 @@ def test_a_batch_moves_as_a_whole(problems):
     assert moved.problems[0].visual_thoughts[0].role is Role.VISUAL_THOUGHT
     small = replace(problems[0].image, latent_pixels=torch.zeros(3, 16, 16))
     assert small.to(torch.device("meta")).latent_pixels.device.type == "meta"
+
+
+def test_guidance_takes_up_inputs_in_their_order():
+    """The text-free branch stops before the last text; the image-free one never sees an image."""
+    system, question, more = Text((1,)), Text((2,)), Text((3,))
+    image = Image(torch.zeros(3, 2, 2))
+    context = start_drawing((question, image, more), system)
+    assert context.main == (system, question, image, more)
+    assert context.text_free == (system, question, image)
+    assert context.image_free == (system, question, more)
+    assert start_drawing((question, image), system).text_free == (system, question, image)
+    assert start_drawing((image, question)).image_free == (question,)
+    written = context.written(Text((4,)))
+    assert written.main == (*context.main, Text((4,)))
+    assert (written.text_free, written.image_free) == (context.text_free, context.image_free)

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
 
-from visual_opsd.contexts import Image
-from visual_opsd.models.bagel.config import BagelConfig
+from visual_opsd.contexts import Image, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,29 +67,33 @@ def to_pixels(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """The rules that a picture goes through on its way into a context."""
+    """How a picture enters a context: in the size for reading, and in that for latents."""
 
     read: ResizeRule
     drawn: ResizeRule = DRAWN
-    resizes_twice: bool = False
-    """Reads what is left of the picture at the size for latents (the interleaved inferencer)."""
+    resizes_first: bool = False
+    """Every picture is first resized for latents, then by either rule: two resamplings."""
 
-
-INTERLEAVED = Protocol(read=READ_AT_INFERENCE, resizes_twice=True)
-"""ThinkMorph's inferencer; its ``chat`` and all training read the picture itself."""
-
-
-def to_image(picture: PILImage.Image, protocol: Protocol, config: BagelConfig) -> Image:
-    """A picture as a context shows it: pixels for reading, and for latents in their own size."""
-    sizes = (protocol.read.stride, protocol.drawn.stride)
-    needed = (config.vision.patch_size, config.latent.pixels_per_token)
-    if any(size % need for size, need in zip(sizes, needed, strict=True)):
-        raise ValueError(
-            f"a protocol of strides {sizes} does not fit patches and latent tokens of {needed} px"
+    def image(
+        self,
+        picture: PILImage.Image,
+        role: Role = Role.PROBLEM,
+        *,
+        with_latents: bool = False,
+    ) -> Image:
+        """A picture as a context shows it."""
+        if self.resizes_first:
+            picture = to_picture(to_pixels(picture, self.drawn))
+        return Image(
+            to_pixels(picture, self.read),
+            role,
+            with_latents=with_latents,
+            latent_pixels=to_pixels(picture, self.drawn) if with_latents else None,
         )
-    latents = to_pixels(picture, protocol.drawn)
-    read = to_picture(latents) if protocol.resizes_twice else picture
-    return Image(to_pixels(read, protocol.read), with_latents=True, latent_pixels=latents)
+
+
+HARNESS = Protocol(read=READ_AT_INFERENCE, resizes_first=True)
+"""ThinkMorph's inferencer and the evaluation forks; ``chat`` and all training resize once."""
 
 
 def to_picture(pixels: Float[Tensor, "3 height width"]) -> PILImage.Image:

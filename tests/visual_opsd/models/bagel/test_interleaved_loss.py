@@ -132,3 +132,29 @@ def test_calling_both_experts_without_a_drawing_changes_no_loss(model, problems,
     drawing = [w for n, w in model.named_parameters() if "_moe_gen" in n and w.requires_grad]
     assert drawing
     assert all(weight.grad is not None and not weight.grad.any() for weight in drawing)
+
+
+def test_reading_a_drawing_afterwards_changes_nothing_about_drawing_it(base, tokenizer, problems):
+    """Text to image: the target ends the row, and costs what it costs in a longer one."""
+    starts = [row[:-1] for row in rows_of(problems[:3], tokenizer)]
+    alone = [
+        (*row[:-1], replace(row[-1], with_latents=False, with_patches=False)) for row in starts
+    ]
+    losses = [base.interleaved_loss(rows, range(3)) for rows in (starts, alone)]
+    torch.testing.assert_close(losses[0]["text"], losses[1]["text"], atol=1e-5, rtol=0)
+    # The clean copy takes noise from the row's stream after the target has.
+    torch.testing.assert_close(losses[0]["drawing"], losses[1]["drawing"], atol=1e-5, rtol=0)
+    assert losses[1]["drawing"] > 0
+
+
+def test_padded_encoding_lets_batch_mates_of_another_size_in(tokenizer, problems):
+    """The official trainer's quirk; off by default."""
+    model = tiny.make_autoencoder_model(tokenizer)
+    assert problems[0].image.pixels.shape == problems[2].image.pixels.shape
+    same, mixed = rows_of((problems[0], problems[2]), tokenizer), rows_of(problems[:2], tokenizer)
+    for rows, has_changed in ((same, False), (mixed, True)):
+        one, padded = (
+            model.interleaved_loss(rows, [0, 1], pads_images=pads)["drawing"]
+            for pads in (False, True)
+        )
+        assert torch.allclose(one, padded, atol=1e-5, rtol=0) != has_changed

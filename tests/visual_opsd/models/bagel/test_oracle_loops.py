@@ -13,7 +13,7 @@ from visual_opsd.contexts import SYSTEM_PROMPT_EVAL, Image, Text
 from visual_opsd.models.bagel import model as bagel_model
 from visual_opsd.models.bagel.config import SpecialTokens
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.bagel.preprocessing import Protocol, ResizeRule, to_image, to_picture
+from visual_opsd.models.bagel.preprocessing import Protocol, ResizeRule, to_picture
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.interleaved import Interleaving, Outcome, reason
 
@@ -139,14 +139,14 @@ def test_interleaved_reasoning_equals_the_official_loop(interleave):
     model, tensors, case, flows = interleave
     tokenizer = SpeltTokenizer(case, model.config.tokens)
     protocol = Protocol(
-        read=rule(case["vit_transform"]), drawn=rule(case["vae_transform"]), resizes_twice=True
+        read=rule(case["vit_transform"]), drawn=rule(case["vae_transform"]), resizes_first=True
     )
 
     def look(image):
-        return to_image(to_picture(image.pixels), protocol, model.config)
+        return protocol.image(to_picture(image.pixels), with_latents=True)
 
     picture = PILImage.fromarray(tensors["interleave/in/image_uint8_hwc"].numpy())
-    shown = to_image(picture, protocol, model.config)
+    shown = protocol.image(picture, with_latents=True)
     close(shown.latent_pixels, tensors["interleave/out/vae_pixels"])
     close(shown.pixels, tensors["interleave/out/vit_pixels"])
 

@@ -33,3 +33,12 @@ def test_marks_are_no_text(tokenizer):
 def test_a_folder_without_tokenizer_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no tokenizer\.json"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_block_ends_at_the_first_begin_or_end_mark_and_spells_other_marks(tokenizer):
+    ice, fire = tokenizer.encode("ice"), tokenizer.encode("fire")
+    marks = tokenizer.marks
+    for stop in (marks.begin, marks.end):
+        assert tokenizer.first_block((*ice, stop, *fire)) == "ice"
+        assert tokenizer.first_block((stop,)) == ""
+    assert tokenizer.first_block((*ice, marks.start_of_image)) == "ice<|vision_start|>"
