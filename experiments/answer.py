@@ -31,7 +31,7 @@ from visual_opsd.contexts import (
 )
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.bagel.preprocessing import HARNESS, to_picture
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.models.interface import Drawing, Sampling, StepCache
 from visual_opsd.rollouts.interleaved import (
@@ -148,9 +148,11 @@ def eyes_of(model: BagelModel, picture: PILImage.Image) -> tuple[Image, Look, st
         return Image(reduce_picture(picture)), show_as_drawn, SYSTEM_PROMPT_TRAIN
 
     def look(image: Image) -> Image:
-        return HARNESS.image(to_picture(image.pixels), Role.VISUAL_THOUGHT, with_latents=True)
+        return PROTOCOLS["harness"].image(
+            to_picture(image.pixels), Role.VISUAL_THOUGHT, with_latents=True
+        )
 
-    return HARNESS.image(picture, with_latents=True), look, SYSTEM_PROMPT_EVAL
+    return PROTOCOLS["harness"].image(picture, with_latents=True), look, SYSTEM_PROMPT_EVAL
 
 
 def ask(

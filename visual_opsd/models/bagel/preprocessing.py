@@ -1,14 +1,22 @@
 """From a picture to pixels, with the published quirks: they decide what the model sees."""
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from visual_opsd.contexts import Image, Role
+from visual_opsd.models.bagel.config import BagelConfig
+
+MAX_PICTURE_PIXELS = 2**26
+"""8192 x 8192. A header may promise any size: more is refused before a pixel is decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,24 +61,28 @@ READ_IN_OPSD = ResizeRule(max_side=980, min_side=378, stride=14, max_pixels=2_00
 """VLM fine-tuning and Visual-OPSD training."""
 
 
-def to_pixels(
-    picture: PILImage.Image, rule: ResizeRule, num_images: int = 1
-) -> Float[Tensor, "3 height width"]:
-    """Composite on white, resize (bicubic, antialiased), scale to [-1, 1]."""
-    picture = on_white(picture)
-    picture = picture.resize(
-        rule.size(*picture.size, num_images), resample=PILImage.Resampling.BICUBIC
-    )
-    array = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
-    return (array / 255 - 0.5) / 0.5
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsItIs:
+    """The rule of the tiny model: a picture comes in whole cells and stays as it is."""
+
+    stride: int
+
+    def size(self, width: int, height: int, num_images: int = 1) -> tuple[int, int]:
+        """The same (width, height); ValueError where they are no whole number of cells."""
+        del num_images
+        if width % self.stride or height % self.stride:
+            raise ValueError(
+                f"expected sides that are multiples of {self.stride} px; got {width}x{height}"
+            )
+        return width, height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """How a picture enters a context: in the size for reading, and in that for latents."""
 
-    read: ResizeRule
-    drawn: ResizeRule = DRAWN
+    read: ResizeRule | AsItIs
+    drawn: ResizeRule | AsItIs = DRAWN
     resizes_first: bool = False
     """Every picture is first resized for latents, then by either rule: two resamplings."""
 
@@ -80,20 +92,80 @@ class Protocol:
         role: Role = Role.PROBLEM,
         *,
         with_latents: bool = False,
+        num_images: int = 1,
     ) -> Image:
-        """A picture as a context shows it."""
+        """A picture, one of ``num_images`` which share the budget of pixels that are read."""
+        picture = on_white(picture)
         if self.resizes_first:
-            picture = to_picture(to_pixels(picture, self.drawn))
+            picture = resized(picture, self.drawn)
+        has_own_latents = with_latents and self.drawn != self.read
         return Image(
-            to_pixels(picture, self.read),
+            to_pixels(picture, self.read, num_images),
             role,
             with_latents=with_latents,
-            latent_pixels=to_pixels(picture, self.drawn) if with_latents else None,
+            latent_pixels=to_pixels(picture, self.drawn) if has_own_latents else None,
         )
 
 
-HARNESS = Protocol(read=READ_AT_INFERENCE, resizes_first=True)
-"""ThinkMorph's inferencer and the evaluation forks; ``chat`` and all training resize once."""
+ProtocolName = Literal["train", "paper", "harness"]
+PROTOCOLS: dict[ProtocolName, Protocol] = {
+    "train": Protocol(read=READ_IN_OPSD),
+    "paper": Protocol(read=READ_IN_OPSD),
+    "harness": Protocol(read=READ_AT_INFERENCE, resizes_first=True),
+}
+"""``train``: Visual-OPSD and VLM training. ``paper``: evaluation as the paper tells it,
+preprocessed as in training. ``harness``: what its evaluation code runs instead, the inferencer's
+two resizings."""
+
+
+def protocol_for(config: BagelConfig, name: ProtocolName) -> Protocol:
+    """The named protocol; the tiny model, whose patch is a maze's cell, resizes nothing."""
+    if config.latent.codec == "patch_pca":
+        rule = AsItIs(stride=config.vision.patch_size)
+        return Protocol(read=rule, drawn=rule)
+    return PROTOCOLS[name]
+
+
+def open_picture(source: Path | bytes, name: str = "") -> PILImage.Image:
+    """A picture from a file or its bytes, decoded and on white.
+
+    Raises:
+        ValueError: What cannot be read, and what would be too large, before it is decoded; names
+            the file, or ``name``.
+        FileNotFoundError: No such file.
+    """
+    where = name or (str(source) if isinstance(source, Path) else "the picture")
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"no picture {source}")
+    try:
+        with PILImage.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
+            width, height = picture.size
+            if width * height > MAX_PICTURE_PIXELS:
+                raise ValueError(
+                    f"{where} has {width} x {height} pixels; more than {MAX_PICTURE_PIXELS:,} "
+                    "are not read"
+                )
+            return on_white(picture)
+    except PILImage.DecompressionBombError as error:
+        raise ValueError(f"{where} is not read: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{where} is no picture that can be read: {error}") from error
+
+
+def to_pixels(
+    picture: PILImage.Image, rule: ResizeRule | AsItIs, num_images: int = 1
+) -> Float[Tensor, "3 height width"]:
+    """Composite on white, resize (bicubic, antialiased), scale to [-1, 1]."""
+    array = torch.from_numpy(np.array(resized(on_white(picture), rule, num_images)))
+    return (array.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+
+def resized(
+    picture: PILImage.Image, rule: ResizeRule | AsItIs, num_images: int = 1
+) -> PILImage.Image:
+    """Bicubic with antialiasing, to what the rule says."""
+    size = rule.size(*picture.size, num_images)
+    return picture.resize(size, resample=PILImage.Resampling.BICUBIC)
 
 
 def to_picture(pixels: Float[Tensor, "3 height width"]) -> PILImage.Image:
