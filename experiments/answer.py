@@ -198,7 +198,9 @@ def show(found: Reasoning, folder: Path, name: str, console: Console) -> list[Pa
         saved.append(folder / f"{name}-{len(saved) + 1}.png")
         to_picture(output.pixels).save(saved[-1])
         height, width = output.pixels.shape[1:]
-        console.print(f"drawn: {saved[-1]} ({width} x {height} px)", highlight=False)
+        console.print(
+            f"drawn: {saved[-1]} ({width} x {height} px)", highlight=False, soft_wrap=True
+        )
     answer = extract_answer(found.texts[-1])
     if found.outcome is Outcome.OUT_OF_ROUNDS:
         console.print("answer: none", style="bold")
