@@ -40,18 +40,25 @@ def ranks() -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
-def write_vocabulary(folder: Path, added: tuple[str, ...] = ADDED) -> None:
-    """``vocab.json``, ``merges.txt`` and ``tokenizer_config.json``."""
+@cache
+def spelt() -> tuple[str, str]:
+    """``vocab.json`` and ``merges.txt``, in the letters that stand for bytes."""
     letters = bytes_to_unicode()
 
-    def spelt(token: bytes) -> str:
+    def word(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
 
-    vocabulary = {spelt(token): rank for token, rank in ranks().items()}
+    vocabulary = {word(token): rank for token, rank in ranks().items()}
     pairs = (_parts(token, rank) for token, rank in ranks().items() if len(token) > 1)
-    merges = [" ".join(map(spelt, pair)) for pair in pairs]
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
+    merges = [" ".join(map(word, pair)) for pair in pairs]
+    return json.dumps(vocabulary, ensure_ascii=False), "\n".join(["#version: 0.2", *merges, ""])
+
+
+def write_vocabulary(folder: Path, added: tuple[str, ...] = ADDED) -> None:
+    """``vocab.json``, ``merges.txt`` and ``tokenizer_config.json``."""
+    vocabulary, merges = spelt()
+    (folder / "vocab.json").write_text(vocabulary, "utf-8")
+    (folder / "merges.txt").write_text(merges, "utf-8")
     decoder = {
         str(FIRST_ADDED + ADDED.index(content)): {
             "content": content,
