@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests import tiny
-from visual_opsd.models.bagel.tokenizer import Tokenizer, vars_of
+from tests import qwen, tiny
+from visual_opsd.models.bagel.tokenizer import MARK_NAMES, Tokenizer, vars_of
 
 
 def test_text_comes_back_as_it_was(tokenizer, problems):
@@ -42,3 +42,52 @@ def test_a_block_ends_at_the_first_begin_or_end_mark_and_spells_other_marks(toke
         assert tokenizer.first_block((*ice, stop, *fire)) == "ice"
         assert tokenizer.first_block((stop,)) == ""
     assert tokenizer.first_block((*ice, marks.start_of_image)) == "ice<|vision_start|>"
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(tmp_path_factory):
+    """The tokenizer files of a downloaded BAGEL."""
+    folder = tmp_path_factory.mktemp("qwen")
+    qwen.write_vocabulary(folder)
+    return folder
+
+
+def test_the_qwen_tokenizer_has_the_official_ids(qwen_folder, tmp_path):
+    """Ids as two public code bases write them; ``<image_start>`` is no mark, but plain text."""
+    fast = Tokenizer.load(qwen_folder)
+    fast.save_official(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    from_vocabulary = Tokenizer.load(tmp_path)
+    for tokenizer in (fast, again, from_vocabulary):
+        assert vars_of(tokenizer.marks) == (151_644, 151_645, 151_652, 151_653)
+        assert tokenizer.encode("<image_start>") == (27, 1805, 4906, 29)
+        assert tokenizer.encode("<|im_end|>") == (151_645,)
+        text = "Row 12, na\u00efve \u2603 <think>\n\n x  = 3.5 , isn't it?</think>"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.encode(text) == fast.encode(text)
+        assert len(tokenizer) <= 152_064
+    assert (tmp_path / "merges.txt").read_text().count("\n") == 151_387 + 1
+
+
+def test_every_merge_of_the_vocabulary_is_reached(qwen_folder):
+    """A whole word of the vocabulary encodes to itself, as ranks say."""
+    tokenizer = Tokenizer.load(qwen_folder)
+    words = [token.decode() for token in list(qwen.ranks())[1000:60000:97] if token.isalpha()]
+    assert len(words) > 100
+    assert all(tokenizer.encode(word) == (qwen.ranks()[word.encode()],) for word in words)
+
+
+def test_a_tokenizer_without_marks_names_the_file_and_the_marks(tmp_path):
+    """Without its configuration the vocabulary has no marks; added ones would get other ids."""
+    qwen.write_vocabulary(tmp_path, added=("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    with pytest.raises(ValueError, match=r"vision_start.*vision_end") as caught:
+        Tokenizer.load(tmp_path)
+    assert str(tmp_path / "vocab.json") in str(caught.value)
+    assert MARK_NAMES["begin"] not in str(caught.value)
+
+
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
+        Tokenizer.load(tmp_path)
