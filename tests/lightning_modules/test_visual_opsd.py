@@ -218,7 +218,7 @@ def test_layers_that_run_again_give_the_same_loss_and_gradients(module_of, token
         module = module_of()
         module.configure_model()
         batch, calls = rolled_out(module.model, tokenizer, problems), []
-        module.model.language_model.model.layers[0].mlp.register_forward_hook(
+        module.model.language_model.model.layers[0].mlp.register_forward_pre_hook(
             lambda *_, calls=calls: calls.append(torch.is_grad_enabled())
         )
         module.model.run_with(recomputes_layers=recomputes)
