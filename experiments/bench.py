@@ -20,6 +20,7 @@ from rich.table import Table
 
 from datamodules.frozen_lake import MazeSettings
 from experiments import build
+from experiments.bench_loading import load_rss_ratio
 from experiments.evaluation import GREEDY
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
@@ -131,6 +132,7 @@ MEASUREMENTS: dict[str, Callable[[], Result]] = {
     "batched_decoding_tiny": partial(batched_decoding, "tiny"),
     "batched_decoding_d512": partial(batched_decoding, "d512"),
     "step_cache": step_cache,
+    "load_rss_ratio": load_rss_ratio,
 }
 """By the name that ``--only`` takes and the summary has."""
 
@@ -138,6 +140,7 @@ TARGETS = {
     "drawing_in_one_batch_tiny": "times_as_fast >= 1.5, has_same_latents (to 1e-5)",
     "batched_decoding_tiny": "times_as_fast >= 4, has_same_ids",
     "batched_decoding_d512": "times_as_fast >= 4, has_same_ids",
+    "load_rss_ratio": "ratio <= 1.3",
 }
 
 
