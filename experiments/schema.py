@@ -8,6 +8,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.rollout import RolloutConfig
+from lightning_modules.optimisation import OptimiserConfig
 from lightning_modules.sft import SFTConfig
 from lightning_modules.sharding import Zero3Config
 from lightning_modules.visual_opsd import VisualOPSDConfig
@@ -127,6 +128,18 @@ class ExperimentConfig:
     drawing: Drawing = Drawing()
     visual_opsd: VisualOPSDConfig = VisualOPSDConfig()
     sft: SFTConfig = field(default_factory=SFTConfig)
+
+    def __post_init__(self) -> None:
+        if self.trainer.strategy == "zero3" and self.optimiser.name == "muon":
+            raise ValueError(
+                f"{self.method}.optimiser.name=muon turns whole matrices, trainer.strategy=zero3 "
+                "cuts them into flat parts: take adamw, or trainer.strategy=ddp"
+            )
+
+    @property
+    def optimiser(self) -> OptimiserConfig:
+        """The method's."""
+        return self.sft.optimiser if self.method == "sft" else self.visual_opsd.optimiser
 
     @property
     def sequences_a_batch(self) -> int:

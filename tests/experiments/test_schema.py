@@ -108,3 +108,11 @@ def test_what_a_run_folder_keeps_is_the_whole_configuration(yaml, tmp_path):
     assert differences(config, saved) == []
     other = load_experiment(yaml, ["data.sizes=[3]", "cache_dir=here", "seed=7"])
     assert differences(other, saved) == ["data.sizes: [3, 4] -> [3]", "seed: 42 -> 7"]
+
+
+@pytest.mark.parametrize("method", ["visual_opsd", "sft"])
+def test_muon_is_refused_where_matrices_are_cut(yaml, method):
+    settings = ["trainer.strategy=zero3", f"method={method}", f"{method}.optimiser.name=muon"]
+    with pytest.raises(ValueError, match=rf"{method}\.optimiser\.name=muon.*strategy=zero3"):
+        load_experiment(yaml, settings)
+    assert load_experiment(yaml, settings[1:]).optimiser.name == "muon"
