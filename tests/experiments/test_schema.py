@@ -108,3 +108,37 @@ def test_what_a_run_folder_keeps_is_the_whole_configuration(yaml, tmp_path):
     assert differences(config, saved) == []
     other = load_experiment(yaml, ["data.sizes=[3]", "cache_dir=here", "seed=7"])
     assert differences(other, saved) == ["data.sizes: [3, 4] -> [3]", "seed: 42 -> 7"]
+
+
+def test_the_same_batches_over_other_ranks_are_the_same_run(yaml, tmp_path):
+    """As long as an optimiser step sees as many problems; else the keys are named."""
+    one = load_experiment(yaml, ["data.batch_size=4", "trainer.strategy=zero3"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(one))
+    spread = ["trainer.strategy=zero3", "trainer.devices=2", "resume_changed=true"]
+    assert differences(load_experiment(yaml, [*spread, "data.batch_size=2"]), saved) == []
+    assert differences(load_experiment(yaml, [*spread, "data.batch_size=4"]), saved) == [
+        "trainer.devices: 1 -> 2"
+    ]
+
+
+def test_a_run_from_before_a_key_was_there_has_its_default(yaml, tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text("name: mine\ntrainer:\n  max_steps: 7\n")
+    assert differences(load_experiment(yaml), saved) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.devices=2", "strategy single is one process: got devices 2"),
+        ("trainer.num_nodes=0", "must be at least 1"),
+        ("trainer.keep_last=0", "keep_last must be at least 1, got 0"),
+        ("trainer.loggers=[cvs]", "cvs"),
+        ("trainer.zero3.gather=all", "all"),
+        ("trainer.zero3.offload_optimizer=nvme", "nvme needs nvme_path"),
+    ],
+)
+def test_a_spread_that_makes_no_sense_is_refused(yaml, override, said):
+    with pytest.raises(ValueError, match=said):
+        load_experiment(yaml, [override])
