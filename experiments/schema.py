@@ -128,6 +128,14 @@ class ExperimentConfig:
     visual_opsd: VisualOPSDConfig = VisualOPSDConfig()
     sft: SFTConfig = field(default_factory=SFTConfig)
 
+    def __post_init__(self) -> None:
+        draws = self.method == "sft" and self.sft.mix.get("interleaved")
+        if draws and self.trainer.strategy == "zero3":
+            raise ValueError(
+                "sft.mix has interleaved rows and trainer.strategy is zero3: ranks whose rows draw "
+                "would call other modules than the rest, and wait for ever; take ddp"
+            )
+
     @property
     def sequences_a_batch(self) -> int:
         """Problems of all ranks in one batch."""

@@ -142,3 +142,11 @@ def test_a_run_from_before_a_key_was_there_has_its_default(yaml, tmp_path):
 def test_a_spread_that_makes_no_sense_is_refused(yaml, override, said):
     with pytest.raises(ValueError, match=said):
         load_experiment(yaml, [override])
+
+
+def test_rows_that_draw_are_not_sharded(yaml):
+    """They hung: ranks of ZeRO-3 must call the same modules."""
+    drawing = ["method=sft", "trainer.strategy=zero3", "sft.mix={interleaved: 1.0}"]
+    with pytest.raises(ValueError, match=r"interleaved rows and trainer\.strategy is zero3"):
+        load_experiment(yaml, drawing)
+    load_experiment(yaml, ["method=sft", "trainer.strategy=zero3", "sft.mix={text_only: 1.0}"])
