@@ -97,7 +97,6 @@ def module(
     def build() -> torch.nn.Module:
         only = config.reading_only
         model, _ = checkpoints.load(config.model, reading_only=only, place=weights)
-        model.calls_every_expert = config.trainer.strategy == "zero3"
         model.run_with(
             kernel=config.trainer.kernel,
             recomputes_layers=config.trainer.activation_checkpointing,

@@ -135,6 +135,12 @@ class ExperimentConfig:
                 f"{self.method}.optimiser.name=muon turns whole matrices, trainer.strategy=zero3 "
                 "cuts them into flat parts: take adamw, or trainer.strategy=ddp"
             )
+        draws = self.method == "sft" and self.sft.mix.get("interleaved")
+        if draws and self.trainer.strategy == "zero3":
+            raise ValueError(
+                "sft.mix has interleaved rows and trainer.strategy is zero3: ranks whose rows draw "
+                "would call other modules than the rest, and wait for ever; take ddp"
+            )
 
     @property
     def optimiser(self) -> OptimiserConfig:

@@ -107,8 +107,6 @@ class SupervisedFineTuning(L.LightningModule):
 
     def _losses(self, rows: list[Context], seeds: list[int]) -> dict[str, Tensor]:
         """Of rows that draw and of those that do not, apart: padded together, short rows crawl."""
-        if self.model.calls_every_expert:  # and every rank as often
-            return self.model.interleaved_loss(rows, seeds)
         text, drawing, num_tokens = torch.zeros(()), torch.zeros(()), 0
         for draws in (True, False):
             chosen = [i for i, row in enumerate(rows) if demonstrations.draws(row) is draws]

@@ -59,7 +59,7 @@ class Recorder(L.Callback):
         trained = [w for w in pl_module.model.parameters() if w.requires_grad]
         row = {
             "teacher_bytes": sum(
-                w.untyped_storage().nbytes() for w in pl_module.teacher.weights.values()
+                w.untyped_storage().nbytes() for w in pl_module.teacher.state_dict().values()
             ),
             "num_trained": sum(getattr(w, "ds_numel", w.numel()) for w in trained),
         }

@@ -176,20 +176,6 @@ def test_a_drawing_that_one_rank_has_and_the_other_has_not_hangs_nobody(machine,
     assert difference <= 1e-4
 
 
-@pytest.mark.slow
-def test_rows_that_draw_on_one_rank_and_not_on_the_other_hang_nobody(machine, base_folder):
-    """Every rank calls both experts, with empty tensors if need be. (Text losses are means over a
-    rank's tokens, so weights are those of one process only where ranks have equally many.)
-    """
-    mix = "sft.mix={interleaved: 0.5, text_only: 0.5}"
-    settings = (*ZERO3, "method=sft", mix, "data.batch_size=1", "trainer.max_steps=6")
-    two = machine.run("sft_2", *settings, ranks=2)
-    assert {row["step"] for row in two.rows(0)} == {row["step"] for row in two.rows(1)}
-    names = load_file(two.model)
-    start = load_file(base_folder / "model.safetensors")
-    assert any(not torch.equal(names[n], start[n]) for n in names if "_moe_gen" in n)
-
-
 def test_a_weight_without_gradient_is_the_only_exception():
     """What the comparison leaves out: the loss does not depend on a bias of the keys."""
     generator = torch.Generator().manual_seed(0)

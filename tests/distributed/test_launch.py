@@ -46,8 +46,7 @@ exit "$status"
 def test_the_sbatch_template_trains(machine, note, tmp_path):
     """Under a stand-in for srun; then the job is not put into the queue again."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     stand_ins = tmp_path / "bin"
     stand_ins.mkdir()
     for name, text in {"srun": SRUN, "scontrol": "#!/bin/sh\ntouch requeued\n"}.items():

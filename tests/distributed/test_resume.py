@@ -1,7 +1,5 @@
 """Killed, told to leave, moved to other ranks: the run goes on, to the bit on the same ranks."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -100,10 +98,3 @@ def test_export_of_two_ranks_in_one_process_is_what_they_trained(machine, note, 
     note("export", "equal to what was trained", student_identical=True, teacher=difference)
     assert difference <= 1e-4
     assert largest_difference(exported / "model.safetensors", teachers[1] / "model.safetensors")[0]
-
-
-def test_another_global_batch_is_another_run(machine):
-    two = machine.once("adamw_2", *ZERO3, ranks=2)
-    changed = machine.run("adamw_2", *ZERO3, "trainer.devices=3", fails=True)
-    assert "trainer.devices: 2 -> 3" in changed.output
-    assert json.loads((two.folder / "run.json").read_text())["seed"] == 42

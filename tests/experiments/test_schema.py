@@ -116,3 +116,45 @@ def test_muon_is_refused_where_matrices_are_cut(yaml, method):
     with pytest.raises(ValueError, match=rf"{method}\.optimiser\.name=muon.*strategy=zero3"):
         load_experiment(yaml, settings)
     assert load_experiment(yaml, settings[1:]).optimiser.name == "muon"
+
+
+def test_the_same_batches_over_other_ranks_are_the_same_run(yaml, tmp_path):
+    """As long as an optimiser step sees as many problems; else the keys are named."""
+    one = load_experiment(yaml, ["data.batch_size=4", "trainer.strategy=zero3"])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(one))
+    spread = ["trainer.strategy=zero3", "trainer.devices=2", "resume_changed=true"]
+    assert differences(load_experiment(yaml, [*spread, "data.batch_size=2"]), saved) == []
+    assert differences(load_experiment(yaml, [*spread, "data.batch_size=4"]), saved) == [
+        "trainer.devices: 1 -> 2"
+    ]
+
+
+def test_a_run_from_before_a_key_was_there_has_its_default(yaml, tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text("name: mine\ntrainer:\n  max_steps: 7\n")
+    assert differences(load_experiment(yaml), saved) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.devices=2", "strategy single is one process: got devices 2"),
+        ("trainer.num_nodes=0", "must be at least 1"),
+        ("trainer.keep_last=0", "keep_last must be at least 1, got 0"),
+        ("trainer.loggers=[cvs]", "cvs"),
+        ("trainer.zero3.gather=all", "all"),
+        ("trainer.zero3.offload_optimizer=nvme", "nvme needs nvme_path"),
+    ],
+)
+def test_a_spread_that_makes_no_sense_is_refused(yaml, override, said):
+    with pytest.raises(ValueError, match=said):
+        load_experiment(yaml, [override])
+
+
+def test_rows_that_draw_are_not_sharded(yaml):
+    """They hung: ranks of ZeRO-3 must call the same modules."""
+    drawing = ["method=sft", "trainer.strategy=zero3", "sft.mix={interleaved: 1.0}"]
+    with pytest.raises(ValueError, match=r"interleaved rows and trainer\.strategy is zero3"):
+        load_experiment(yaml, drawing)
+    load_experiment(yaml, ["method=sft", "trainer.strategy=zero3", "sft.mix={text_only: 1.0}"])

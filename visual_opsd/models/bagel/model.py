@@ -88,8 +88,6 @@ class BagelModel(nn.Module):
         self.decode = decode
         self.goes_on: Callable[[bool], bool] = bool
         """See ``decode_rows``: how decoding keeps in step with other ranks."""
-        self.calls_every_expert = False
-        """Also without latents: sharded ranks must call the same modules, whatever their rows."""
 
     @property
     def device(self) -> torch.device:
@@ -274,16 +272,12 @@ class BagelModel(nn.Module):
                 shown[index], velocity = noised(shown[index], one, config)
                 wanted.append(velocity)
         streams = self._embed(packed, images.read, shown)
-        if self.calls_every_expert:
-            streams.setdefault(GENERATION, self._embed_latents(()))
         streams = self.language_model.model(streams, self._layout(packed))
         predicted = streams[UNDERSTANDING].new_zeros(0, config.token_size)
         if wanted:
             parts = streams[GENERATION].split([len(latent.tokens) for latent in shown])
             drawn = [part for part, n in zip(parts, images.is_noised, strict=True) if n]
             predicted = self.llm2vae(torch.cat(drawn))
-        elif self.calls_every_expert:
-            predicted = self.llm2vae(streams[GENERATION][:0])
         return Predictions(
             hidden=self._predicting(packed, streams),
             targets=packed.targets[packed.targets >= 0].to(self.device),
@@ -376,13 +370,11 @@ class BagelModel(nn.Module):
     def _embed_latents(self, latents: Sequence[LatentImage]) -> Tensor:
         """Latent tokens with their time (0 where clean) and place."""
         stride = self.config.latent.tokens_per_side
-        grids = [grid_ids(*latent.grid, stride) for latent in latents] or [grid_ids(0, 0, stride)]
-        ids = torch.cat(grids).to(self.device)
+        ids = torch.cat([grid_ids(*latent.grid, stride) for latent in latents]).to(self.device)
         times = torch.tensor([latent.time for latent in latents], device=self.device)
-        lengths = torch.tensor([len(x.tokens) for x in latents], dtype=torch.long).to(self.device)
+        lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
         time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
-        empty = torch.zeros(0, self.config.latent.token_size)
-        tokens = torch.cat([latent.tokens for latent in latents] or [empty])
+        tokens = torch.cat([latent.tokens for latent in latents])
         return self.vae2llm(tokens.to(self.vae2llm.weight)) + time + self.latent_pos_embed(ids)
 
     def _predicting(self, packed: Packed, streams: Streams) -> Tensor:

@@ -120,20 +120,6 @@ def test_the_autoencoder_of_the_7b_trains_too(tokenizer, problems):
     assert all(weight.grad is None for weight in model.codec.parameters())
 
 
-def test_calling_both_experts_without_a_drawing_changes_no_loss(model, problems, tokenizer):
-    """What sharded ranks do whose rows draw nothing: gradients are zeros instead of none."""
-    rows = [text_only(problem, tokenizer.encode) for problem in problems[:2]]
-    plain = model.interleaved_loss(rows, [1, 2])
-    model.calls_every_expert = True
-    both = model.interleaved_loss(rows, [1, 2])
-    assert both["drawing"] == 0
-    assert torch.equal(plain["text"], both["text"])
-    (both["text"] + both["drawing"]).backward()
-    drawing = [w for n, w in model.named_parameters() if "_moe_gen" in n and w.requires_grad]
-    assert drawing
-    assert all(weight.grad is not None and not weight.grad.any() for weight in drawing)
-
-
 def test_reading_a_drawing_afterwards_changes_nothing_about_drawing_it(base, tokenizer, problems):
     """Text to image: the target ends the row, and costs what it costs in a longer one."""
     starts = [row[:-1] for row in rows_of(problems[:3], tokenizer)]
