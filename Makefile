@@ -40,9 +40,11 @@ help:  ## Show this list
 	@echo
 	@echo "Variables"
 	@echo "  RUN=name          experiment: experiments/<name>.yaml (default $(RUN))"
-	@echo "  MODEL=folder      checkpoint folder (default: the shipped tiny base)"
+	@echo "  MODEL=folder      checkpoint folder, a downloaded one too (default: the shipped tiny base)"
 	@echo "  DATA=folder       data set to score on (default: held-out mazes)"
 	@echo "  SET=\"key=value\"   overrides of the configuration, several with spaces between"
+	@echo "  DRY=1             only the plan (train-8gpu, train-tiny-2rank)"
+	@echo "  QUICK=1           the part for CI (test-distributed)"
 	@echo "  PYTHON=python3.x  interpreter that .venv is made with, 3.11 or newer"
 
 install: $(STAMP)  ## .venv with everything the other commands need (they call it themselves)
