@@ -5,14 +5,12 @@
 
 import argparse
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -31,7 +29,7 @@ from visual_opsd.contexts import (
 )
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.bagel.preprocessing import PROTOCOLS, to_picture
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS, open_picture, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.models.interface import Drawing, Sampling, StepCache
 from visual_opsd.rollouts.interleaved import (
@@ -58,9 +56,11 @@ def main(command: Sequence[str] | None = None) -> None:
     try:
         if arguments.question is not None and not arguments.question.strip():
             raise ValueError("--question is empty")
-        settings, picture = how_to(arguments), read_picture(arguments.image)
+        settings, picture = how_to(arguments), open_picture(arguments.image)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, tokenizer = checkpoints.load(arguments.model, device)
+        model, tokenizer = checkpoints.load(
+            arguments.model, device, reading_only=not arguments.draw
+        )
         question = question_for(model, arguments.question)
         found = ask(model.eval(), tokenizer, picture, question, settings, draw=arguments.draw)
     except (ValueError, OSError) as error:
@@ -102,30 +102,6 @@ def how_to(arguments: argparse.Namespace) -> tuple[Interleaving, int]:
         mends_faults=arguments.mend,
     )
     return how, arguments.seed
-
-
-def read_picture(path: Path) -> PILImage.Image:
-    """A picture, whole.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: No picture, a damaged one, or one of absurd size, before memory is taken.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PILImage.DecompressionBombWarning)
-            picture = PILImage.open(path)
-            picture.load()
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture") from error
-    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
-        limit = PILImage.MAX_IMAGE_PIXELS
-        raise ValueError(f"{path} has more than {limit} pixels: {error}") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return picture
 
 
 def question_for(model: BagelModel, question: str | None) -> str:
