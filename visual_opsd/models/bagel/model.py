@@ -223,7 +223,7 @@ class BagelModel(nn.Module):
             used = canvases if is_guided else canvases[:1]
 
             def evaluate(x: Tensor = x, time: float = time, used: list[Canvas] = used) -> Tensor:
-                return torch.cat([canvas.velocity(x, time) for canvas in used])
+                return torch.cat([canvas.velocity(x, time) for canvas in used]).float()
 
             parts = series.at(step, len(used), evaluate).split(len(x))
             v = parts[0]

@@ -122,6 +122,18 @@ def test_a_constant_velocity_is_followed_from_one_to_zero(base, contexts):
         torch.testing.assert_close(found, noise - 0.25, atol=1e-5, rtol=0)
 
 
+def test_rounded_weights_draw_on_latents_that_are_not_rounded(base, contexts):
+    """The official sampler keeps x in float32 from step to step; diffusers follows the velocity."""
+    rounded = copy.deepcopy(base).to_bfloat16()
+    drawing = Drawing(num_timesteps=4)
+    width = base.config.latent.token_size
+    noise = torch.randn(16, width, generator=torch.Generator().manual_seed(0))
+    latents = rounded.flow(contexts[:1], drawing, noise, [(4, 4)])
+    assert latents.dtype == torch.float32
+    assert not torch.equal(latents, latents.to(torch.bfloat16).float())
+    assert rounded.draw(contexts[:1], drawing, [0])[0].pixels.isfinite().all()
+
+
 def test_the_autoencoder_of_the_7b_draws_too(with_autoencoder, contexts, problems):
     model = with_autoencoder
     together = model.draw(contexts[:2], GUIDED, [0, 1])
