@@ -95,13 +95,18 @@ def module(
     """The method, with a factory for its model."""
 
     def build() -> torch.nn.Module:
-        only = config.reading_only
-        model, _ = checkpoints.load(config.model, reading_only=only, place=weights)
+        is_rounded = config.trainer.precision == "bf16-true"
+        model, _ = checkpoints.load(
+            config.model,
+            dtype=torch.bfloat16 if is_rounded else torch.float32,  # what trains is never rounded
+            reading_only=config.reading_only,
+            place=weights,
+        )
         model.run_with(
             kernel=config.trainer.kernel,
             recomputes_layers=config.trainer.activation_checkpointing,
         )
-        return model.to_bfloat16() if config.trainer.precision == "bf16-true" else model
+        return model
 
     if config.method == "sft":
         sft = seeded(config.sft, config.seed)
