@@ -13,6 +13,7 @@ PYTHON  ?= python3
 VENV   := .venv
 STAMP  := $(VENV)/.installed
 PY     := $(VENV)/bin/python
+OF     := $(if $(MODEL),"model=$(MODEL)") $(if $(DATA),"data.source=$(DATA)")
 RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 # Twice quiet: errors only. Warnings here are about the machine's package sources, by the hundred.
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
@@ -60,11 +61,11 @@ reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/rep
 
 train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }
-	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(if $(MODEL),"model=$(MODEL)") $(SET)
+	$(PY) -m experiments.train "experiments/$(RUN).yaml" $(OF) $(SET)
 
 train-8gpu: $(STAMP)  ## Visual-OPSD on ThinkMorph-7B, 8 GPUs, DeepSpeed ZeRO-3 (DRY=1: the plan, without GPU or files)
-	$(PY) -m experiments.plan experiments/thinkmorph_7b.yaml name=train-8gpu $(SET)
-	$(if $(DRY),,$(RANKS) 8 -m experiments.train experiments/thinkmorph_7b.yaml name=train-8gpu $(filter-out step_seconds=%,$(SET)))
+	$(PY) -m experiments.plan experiments/thinkmorph_7b.yaml name=train-8gpu $(OF) $(SET)
+	$(if $(DRY),,$(RANKS) 8 -m experiments.train experiments/thinkmorph_7b.yaml name=train-8gpu $(OF) $(filter-out step_seconds=%,$(SET)))
 
 train-tiny-2rank: $(STAMP)  ## The same entry point on two CPU ranks of this machine
 	$(PY) -m experiments.plan experiments/tiny_2rank.yaml $(SET)
@@ -80,7 +81,7 @@ kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder
 	$(PY) -m experiments.kl_gap $(if $(MODEL),"MODEL=$(MODEL)") $(SET)
 
 draw-thoughts: $(STAMP)  ## Fill the cache of drawn visual thoughts for RUN=
-	$(PY) -m experiments.draw_thoughts "experiments/$(RUN).yaml" $(SET)
+	$(PY) -m experiments.draw_thoughts "experiments/$(RUN).yaml" $(OF) $(SET)
 
 bench: $(STAMP)  ## What batching and the step cache save; runs/bench/summary.json
 	$(PY) -m experiments.bench $(SET)

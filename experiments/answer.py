@@ -28,6 +28,7 @@ from visual_opsd.contexts import (
     start_drawing,
 )
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.config import BagelConfig
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.preprocessing import PROTOCOLS, open_picture, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
@@ -58,10 +59,10 @@ def main(command: Sequence[str] | None = None) -> None:
             raise ValueError("--question is empty")
         settings, picture = how_to(arguments), open_picture(arguments.image)
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        question = question_for(checkpoints.open_folder(arguments.model).config, arguments.question)
         model, tokenizer = checkpoints.load(
             arguments.model, device, reading_only=not arguments.draw
         )
-        question = question_for(model, arguments.question)
         found = ask(model.eval(), tokenizer, picture, question, settings, draw=arguments.draw)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
@@ -104,23 +105,23 @@ def how_to(arguments: argparse.Namespace) -> tuple[Interleaving, int]:
     return how, arguments.seed
 
 
-def question_for(model: BagelModel, question: str | None) -> str:
+def question_for(config: BagelConfig, question: str | None) -> str:
     """What is asked; only the tiny model knows it by itself."""
     if question is not None:
         return question
-    if not is_tiny(model):
+    if not is_tiny(config):
         raise ValueError("this model answers any question: --question TEXT is needed")
     return NAVIGATION_QUESTION
 
 
-def is_tiny(model: BagelModel) -> bool:
+def is_tiny(config: BagelConfig) -> bool:
     """Sees mazes of 16 px a cell, and knows the training prompt alone."""
-    return model.config.latent.codec == "patch_pca"
+    return config.latent.codec == "patch_pca"
 
 
 def eyes_of(model: BagelModel, picture: PILImage.Image) -> tuple[Image, Look, str]:
     """The picture as the model sees it, how it looks at a drawing, and the prompt it knows."""
-    if is_tiny(model):
+    if is_tiny(model.config):
         return Image(reduce_picture(picture)), show_as_drawn, SYSTEM_PROMPT_TRAIN
 
     def look(image: Image) -> Image:

@@ -38,6 +38,12 @@ def export(run: Path, out: Path, which: Which = "student") -> Path:
     memory: dict[str, Tensor] = {}
     if which == "teacher":
         memory = state["teacher"]
+        if not memory:
+            teacher = config.visual_opsd.teacher
+            same = "the student" if teacher == "current" else config.model
+            raise ValueError(
+                f"{run}: the teacher {teacher!r} has no weights to export: it is {same}"
+            )
     elif which == "student":
         memory = state["callbacks"].get("AveragedWeights", {})
     model, tokenizer = checkpoints.load(config.model, reading_only=config.reading_only)

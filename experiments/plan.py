@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.schema import ExperimentConfig, load_experiment
+from experiments.schema import ExperimentConfig, load_experiment, to_yaml
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.config import BagelConfig
 from visual_opsd.models.bagel.memory import TrainingSetup, memory_plan, parameter_counts
@@ -19,6 +19,8 @@ from visual_opsd.models.bagel.presets import bagel_7b_mot
 
 OVERHEAD = 2_000_000_000
 """CUDA context, allocator gaps and buckets of DeepSpeed, bytes: a round guess."""
+RESOLVED = "resolved.yaml"
+"""The experiment with every override in it."""
 OFFLOADED = ("trained_in_float32", "optimiser")
 
 
@@ -65,12 +67,14 @@ def held_of(config: ExperimentConfig) -> BagelConfig:
 
 def setup_of(config: ExperimentConfig) -> TrainingSetup:
     """The run as the memory plan sees it."""
-    trainer = config.trainer
-    precision = getattr(trainer, "precision", "32-true")
+    trainer, method = config.trainer, config.visual_opsd
+    lora = method.lora if config.method == "visual_opsd" else None
     return TrainingSetup(
+        trainable="understanding" if lora is None else "lora",
+        **({} if lora is None else {"lora_rank": lora.rank}),
         num_gpus=trainer.world_size if trainer.strategy == "zero3" else 1,
-        weight_bytes=4 if precision == "32-true" else 2,
-        teacher_copy=config.visual_opsd.teacher_decay > 0,
+        weight_bytes=4 if trainer.precision == "32-true" else 2,
+        teacher_copy=config.method == "visual_opsd" and method.teacher in ("fixed", "ema"),
         gather="whole" if trainer.zero3.gather == "whole" else "layer",
         num_rows=config.data.batch_size,
         num_completion_tokens=config.rollout.sampling.max_tokens,
@@ -134,7 +138,7 @@ def measured_step_seconds(config: ExperimentConfig) -> float | None:
 def launch_line(config: ExperimentConfig) -> str:
     """How the run is started; on several nodes, on each of them."""
     trainer = config.trainer
-    command = f"-m experiments.train {config.folder / 'config.yaml'}"
+    command = f"-m experiments.train {config.folder / RESOLVED}"
     if trainer.world_size == 1:
         return f"python {command}"
     if trainer.num_nodes == 1:
@@ -146,8 +150,9 @@ def launch_line(config: ExperimentConfig) -> str:
 
 
 def write_plan(config: ExperimentConfig, step_seconds: float | None = None) -> Path:
-    """``plan.json`` in the run folder."""
+    """``plan.json`` in the run folder, and beside it the experiment that its launch line names."""
     config.folder.mkdir(parents=True, exist_ok=True)
+    (config.folder / RESOLVED).write_text(to_yaml(config))
     path = config.folder / "plan.json"
     path.write_text(json.dumps(plan(config, step_seconds), indent=2) + "\n")
     return path

@@ -62,6 +62,12 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
         raise SystemExit(points.why_left if points.is_full else 0)
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     if config.trainer.strategy == "zero3":  # nowhere is it whole but on disk
+        newest = config.folder / "checkpoints" / f"step={trainer.global_step}.ckpt"
+        if build.last_checkpoint(config.folder) != newest:
+            raise SystemExit(
+                f"{newest} could not be written, so the student cannot be exported: make room, and "
+                "the same command goes on from the last good checkpoint"
+            )
         if trainer.is_global_zero:
             export(config.folder, model_folder)
     else:

@@ -99,8 +99,8 @@ def test_what_is_no_picture_of_whole_cells_is_an_error_that_names_it(tmp_path):
 
 
 def test_only_the_tiny_model_knows_what_to_ask(base, tokenizer):
-    assert answer.question_for(base, None).startswith("You are a maze solver")
+    assert answer.question_for(base.config, None).startswith("You are a maze solver")
     model = tiny.make_autoencoder_model(tokenizer)
-    assert answer.question_for(model, "What is it?") == "What is it?"
+    assert answer.question_for(model.config, "What is it?") == "What is it?"
     with pytest.raises(ValueError, match="--question TEXT is needed"):
-        answer.question_for(model, None)
+        answer.question_for(model.config, None)

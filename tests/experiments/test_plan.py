@@ -31,6 +31,16 @@ def test_the_plan_of_the_7b_run(config_of):
     parts = found["bytes_per_gpu"]
     assert parts["peak"] == max(parts["rollout"], parts["training"]) + parts["overhead"]
     assert "--nproc-per-node 8" in found["launch"]
+    launched = Path(found["launch"].split()[-1])
+    assert load_experiment(launched) == config_of("name=train-8gpu", "data.batch_size=2")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*_7b*.yaml")), ids=str)
+def test_every_7b_run_fits_its_80_gb(path, tmp_path):
+    """The run with adapters was once planned as a full fine-tune, and refused."""
+    config = load_experiment(path, [f"output_dir={tmp_path}"])
+    check_fits(config, 80 * 10**9)
+    assert (plan(config)["setup"]["trainable"] == "lora") == (config.visual_opsd.lora is not None)
 
 
 def test_hours_come_from_the_log_or_are_not_known(config_of):
