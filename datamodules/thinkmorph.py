@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
 from PIL import Image as PILImage
-from torch import Tensor
 
 from datamodules.frozen_lake import MazeSettings, Split, generate, generate_problem
 from visual_opsd.benchmarks.answers import parse_moves
@@ -28,8 +26,7 @@ from visual_opsd.benchmarks.maze_pictures import (
 )
 from visual_opsd.benchmarks.mazes import NAVIGATION_ANSWER_TEMPLATE, NAVIGATION_TASK, Maze
 from visual_opsd.contexts import Image, Problem, Role
-from visual_opsd.models.bagel import preprocessing
-from visual_opsd.models.bagel.preprocessing import ResizeRule
+from visual_opsd.models.bagel.preprocessing import Protocol
 
 PID = "pid"
 QUESTION = "question"
@@ -93,7 +90,7 @@ class ThinkMorphFolder:
         self,
         folder: Path,
         cell: int | None = REDUCED_CELL,
-        rule: ResizeRule | None = None,
+        protocol: Protocol | None = None,
         num_cached_row_groups: int = 32,
     ) -> None:
         """Look for files; no row is read yet.
@@ -102,8 +99,8 @@ class ThinkMorphFolder:
             folder: Of one task or of several; files are found below it at any depth.
             cell: Pictures of mazes are reduced to so many pixels a cell; None keeps every picture
                 as it is, which is what other tasks need.
-            rule: How large pictures are read where ``cell`` is None, as the 7B model wants it; None
-                keeps their size.
+            protocol: How large pictures are read, and drawn from, where ``cell`` is None, as the 7B
+                model wants it; None keeps their size.
             num_cached_row_groups: Kept in memory as they are on disk, the oldest go first.
 
         Raises:
@@ -113,7 +110,7 @@ class ThinkMorphFolder:
             raise ValueError(f"no ThinkMorph folder at {folder}; expected {_LAYOUT}")
         self.folder = folder
         self.cell = cell
-        self.rule = rule
+        self.protocol = protocol
         self.paths = sorted(
             path for path in folder.rglob("*.parquet") if "train" in path.name and path.is_file()
         )
@@ -182,12 +179,12 @@ class ThinkMorphFolder:
         texts = [values.get(TEXT_THOUGHT.format(number)) for number in range(len(drawn) + 1)]
         return Problem(
             problem_id=values[PID],
-            image=Image(self._pixels(values, PROBLEM_IMAGE)),
+            image=self._image(values, PROBLEM_IMAGE, Role.PROBLEM),
             question=values[QUESTION],
             answer=answer,
             answer_template=NAVIGATION_ANSWER_TEMPLATE if is_maze else "{answer}",
             visual_thoughts=tuple(
-                Image(self._pixels(values, column), role=Role.VISUAL_THOUGHT) for column in drawn
+                self._image(values, column, Role.VISUAL_THOUGHT) for column in drawn
             ),
             text_thoughts=tuple(text or "" for text in texts),
             text_only_thought=values[TEXT_ONLY_THOUGHT] or "",
@@ -195,14 +192,14 @@ class ThinkMorphFolder:
             category=f"size_{width // RENDERED_CELL}" if is_maze else "",
         )
 
-    def _pixels(self, values: dict[str, Any], column: str) -> Float[Tensor, "3 height width"]:
+    def _image(self, values: dict[str, Any], column: str, role: Role) -> Image:
         picture = _picture(values, column)
         if self.cell is None:
-            if self.rule is not None:
-                return preprocessing.to_pixels(picture, self.rule)
-            return to_pixels(np.asarray(picture))
+            if self.protocol is not None:
+                return self.protocol.kept(picture, role)
+            return Image(to_pixels(np.asarray(picture)), role)
         try:
-            return reduce_picture(picture, cell_to=self.cell)
+            return Image(reduce_picture(picture, cell_to=self.cell), role)
         except ValueError as error:
             raise ValueError(f"column {column}: {error}") from error
 

@@ -32,9 +32,9 @@ from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
-from visual_opsd.contexts import Problem
+from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.bagel.preprocessing import READ_IN_OPSD
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS, Protocol, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
@@ -121,12 +121,12 @@ def data(config: ExperimentConfig) -> MazeData:
     """What it trains on; a folder that is not there or holds no row is an error, here."""
     settings = config.data
     if settings.source != "frozen_lake":
-        is_reduced = settings.protocol == "reduced"
+        protocol = protocol_of(config)
         return MazeData.thinkmorph(
             Path(settings.source),
             batch_size=settings.batch_size,
-            cell=REDUCED_CELL if is_reduced else None,
-            rule=None if is_reduced else READ_IN_OPSD,
+            cell=REDUCED_CELL if protocol is None else None,
+            protocol=protocol,
             seed=config.seed,
         )
     return MazeData.generated(
@@ -135,6 +135,14 @@ def data(config: ExperimentConfig) -> MazeData:
         num_problems=settings.num_problems,
         seed=config.seed,
     )
+
+
+def protocol_of(config: ExperimentConfig) -> Protocol | None:
+    """How its pictures are resized; None for mazes at the tiny model's 16 px a cell."""
+    settings = config.data
+    if settings.source == "frozen_lake" or settings.protocol == "reduced":
+        return None
+    return PROTOCOLS[settings.protocol]
 
 
 def maze_settings(config: ExperimentConfig) -> MazeSettings:
@@ -173,6 +181,11 @@ def seeded(part: Any, seed: int) -> Any:
 
 def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
     """Draws with the start weights, through the cache."""
+    protocol = protocol_of(config)
+
+    def look(drawn: Image) -> Image:
+        return drawn if protocol is None else protocol.kept(to_picture(drawn.pixels), drawn.role)
+
     return Illustrator(
         lambda: checkpoints.load(config.model)[0].eval(),
         tokenizer,
@@ -181,6 +194,7 @@ def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
         drawing=config.drawing,
         sampling=config.rollout.sampling,
         seed=config.seed,
+        look=look,
     )
 
 

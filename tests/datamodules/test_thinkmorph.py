@@ -1,12 +1,16 @@
+import io
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
 from datamodules.thinkmorph import COLUMNS, ThinkMorphFolder, maze_row, write_mazes, write_rows
+from visual_opsd.models.bagel.packing import num_tokens
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS
 
 NAMES = ("problem_id", "question", "answer", "tagged_answer", "task", "category")
 NAMES += ("text_thoughts", "text_only_thought")
@@ -22,6 +26,12 @@ def _write(folder, rows):
     path = folder / "train-00000-of-00001.parquet"
     write_rows(path, rows)
     return path
+
+
+def _picture(width, height, mode="RGB", colour="red"):
+    buffer = io.BytesIO()
+    PILImage.new(mode, (width, height), colour).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def test_mazes_written_are_the_mazes_read(tmp_path):
@@ -121,6 +131,17 @@ def test_other_tasks_are_read_without_reduction(tmp_path):
     assert problem.tagged_answer == "<answer>A</answer>"
     assert problem.image.pixels.shape == (3, 192, 192)
     assert problem.category == ""
+
+
+@pytest.mark.parametrize("size", [(384, 384), (300, 200), (640, 480)])
+def test_the_7b_models_pictures_fit_its_patches_and_its_latents(tmp_path, size):
+    picture = _picture(*size)
+    _write(tmp_path, [_row(problem_image_0=picture, reasoning_image_0=picture)])
+    problem = ThinkMorphFolder(tmp_path, cell=None, protocol=PROTOCOLS["train"])[0]
+    for image in (problem.image, *problem.visual_thoughts):
+        assert num_tokens(image.pixels, 14, "patches") >= 27**2
+        assert num_tokens(image.drawn_pixels, 16, "latents") >= 32**2
+        assert not image.with_latents  # the student's context is read, not drawn from
 
 
 def test_only_files_with_train_in_their_name_are_read(tmp_path):

@@ -13,6 +13,7 @@ from datamodules.thinkmorph import write_mazes
 from experiments import build
 from experiments.schema import ExperimentConfig, load_experiment
 from lightning_modules.visual_opsd import VisualOPSDConfig
+from visual_opsd.contexts import Image, Role
 from visual_opsd.losses.divergence import DivergenceConfig
 
 
@@ -141,6 +142,16 @@ def test_a_folder_is_read_in_the_size_that_its_model_wants(config_of, tmp_path):
             image.pixels.shape for image in (problem.image, *problem.visual_thoughts)
         }
     assert sizes == {"reduced": {(3, 48, 48)}, "train": {(3, 378, 378)}}
+
+
+def test_a_drawing_is_read_as_the_pictures_of_the_data_are(config_of, tokenizer, tmp_path):
+    drawn = Image(torch.zeros(3, 512, 512), role=Role.VISUAL_THOUGHT)
+    assert build.illustrator(config_of("data.protocol=train"), tokenizer).look(drawn) is drawn
+    folder = config_of(f"data.source={tmp_path}", "data.protocol=train")
+    read = build.illustrator(folder, tokenizer).look(drawn)
+    assert read.pixels.shape == (3, 504, 504)
+    assert read.drawn_pixels.shape == (3, 512, 512)
+    assert read.role is Role.VISUAL_THOUGHT
 
 
 def test_a_run_says_how_it_computes_and_its_checkpoints_do_not(config_of, tokenizer):
