@@ -26,7 +26,7 @@ from visual_opsd.benchmarks.maze_pictures import (
 )
 from visual_opsd.benchmarks.mazes import NAVIGATION_ANSWER_TEMPLATE, NAVIGATION_TASK, Maze
 from visual_opsd.contexts import Image, Problem, Role
-from visual_opsd.models.bagel.preprocessing import Protocol
+from visual_opsd.models.bagel.preprocessing import Protocol, open_picture
 
 PID = "pid"
 QUESTION = "question"
@@ -128,7 +128,7 @@ class ThinkMorphFolder:
 
     @cached_property
     def index(self) -> RowIndex:
-        """One pass over all rows, a row group at a time; pictures are opened, not decoded."""
+        """One pass over all rows, a row group at a time; every picture is decoded once."""
         rows, groups = [], []
         left_out: dict[str, list[str]] = {}
         for path in self.paths:
@@ -173,7 +173,7 @@ class ThinkMorphFolder:
         task = values[TASK] or ""
         is_maze = task == NAVIGATION_TASK
         answer = _maze_answer(values[ANSWER]) if is_maze else values[ANSWER]
-        width = _picture(values, PROBLEM_IMAGE).width
+        width, _ = _size(values, PROBLEM_IMAGE)
         drawn = _drawn_columns(values)
         # One text before each picture and one after the last, whatever is empty.
         texts = [values.get(TEXT_THOUGHT.format(number)) for number in range(len(drawn) + 1)]
@@ -206,7 +206,7 @@ class ThinkMorphFolder:
     def _group(self, values: dict[str, Any]) -> str:
         if self.cell is None:
             return "all"
-        width, height = _picture(values, PROBLEM_IMAGE, decode=False).size
+        width, height = _size(values, PROBLEM_IMAGE)
         return f"{width}x{height}"
 
     def _row_group(self, path: Path, row_group: int) -> pa.Table:
@@ -340,7 +340,7 @@ def _unusable(values: dict[str, Any]) -> str | None:
         return "no visual thought"
     for column in (PROBLEM_IMAGE, *drawn):
         try:
-            _picture(values, column, decode=False)
+            _picture(values, column)
         except ValueError:
             return f"undecodable {column}"
     return None
@@ -356,14 +356,15 @@ def _bytes(values: dict[str, Any], column: str) -> bytes | None:
     return image["bytes"] if image else None
 
 
-def _picture(values: dict[str, Any], column: str, *, decode: bool = True) -> PILImage.Image:
-    """The picture of a cell; undecoded it knows its size only."""
-    data = _bytes(values, column) or b""
-    try:
-        picture = PILImage.open(io.BytesIO(data))
-        return picture.convert("RGB") if decode else picture
-    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"column {column}: undecodable picture: {error}") from error
+def _picture(values: dict[str, Any], column: str) -> PILImage.Image:
+    """The picture of a cell, decoded and on white."""
+    return open_picture(_bytes(values, column) or b"", name=f"column {column}")
+
+
+def _size(values: dict[str, Any], column: str) -> tuple[int, int]:
+    """Width and height by the header of a picture that can be read."""
+    with PILImage.open(io.BytesIO(_bytes(values, column) or b"")) as picture:
+        return picture.size
 
 
 def _maze_answer(value: str) -> str:

@@ -104,12 +104,25 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
     assert folder[1].problem_id == rows[7]["pid"]
 
 
-def test_a_picture_that_breaks_off_is_named_by_file_row_and_column(tmp_path):
+def test_a_picture_that_breaks_off_is_left_out_before_training(tmp_path):
     data = _row(1)["reasoning_image_0"]["bytes"]
     cut = {"bytes": data[: len(data) // 2], "path": None}
     _write(tmp_path, [_row(0), _row(1, reasoning_image_0=cut)])
+    assert ThinkMorphFolder(tmp_path).index.num_left_out == {"undecodable reasoning_image_0": 1}
+
+
+def test_a_maze_of_no_whole_cells_is_named_by_file_row_and_column(tmp_path):
+    _write(tmp_path, [_row(0), _row(1, reasoning_image_0=_picture(100, 64))])
     with pytest.raises(ValueError, match=r"train-.*parquet, row 1: column reasoning_image_0"):
         ThinkMorphFolder(tmp_path)[1]
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    clear = _picture(64, 64, "RGBA", (0, 0, 0, 0))
+    _write(tmp_path, [_row(0, reasoning_image_0=clear)])
+    for protocol in (None, PROTOCOLS["train"]):
+        problem = ThinkMorphFolder(tmp_path, cell=None, protocol=protocol)[0]
+        assert (problem.visual_thoughts[0].pixels == 1).all()
 
 
 def test_an_answer_that_is_no_path_is_named_by_row_and_value(tmp_path):
