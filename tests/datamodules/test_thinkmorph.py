@@ -125,10 +125,13 @@ def test_what_is_transparent_is_white(tmp_path):
         assert (problem.visual_thoughts[0].pixels == 1).all()
 
 
-def test_an_answer_that_is_no_path_is_named_by_row_and_value(tmp_path):
-    _write(tmp_path, [_row(0), _row(1, answer="forty-two")])
-    with pytest.raises(ValueError, match=r"row 1: column answer.*'forty-two'"):
-        ThinkMorphFolder(tmp_path)[1]
+def test_an_answer_that_is_no_path_is_left_out_where_a_path_is_asked_for(tmp_path):
+    rows = [_row(0), _row(1, answer="forty-two"), _row(2, answer="forty-two", task="Chart_Refocus")]
+    _write(tmp_path, rows)
+    folder = ThinkMorphFolder(tmp_path, cell=None)
+    assert len(folder) == 2
+    assert folder.index.num_left_out == {"answer that no rule parses": 1}
+    assert folder[1].answer == "forty-two"
 
 
 def test_an_answer_may_be_boxed_already(tmp_path):
