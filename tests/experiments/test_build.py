@@ -151,7 +151,7 @@ def test_a_drawing_is_read_as_the_pictures_of_the_data_are(config_of, tokenizer,
     assert build.illustrator(config_of("data.protocol=train"), tokenizer).look(drawn) is drawn
     folder = config_of(f"data.source={tmp_path}", "data.protocol=train")
     read = build.illustrator(folder, tokenizer).look(drawn)
-    assert read.pixels.shape == (3, 504, 504)
+    assert read.pixels.shape == (3, 518, 518)
     assert read.drawn_pixels.shape == (3, 512, 512)
     assert read.role is Role.VISUAL_THOUGHT
 
