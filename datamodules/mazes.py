@@ -24,7 +24,7 @@ from datamodules.thinkmorph import ThinkMorphFolder
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.benchmarks.mazes import Maze
 from visual_opsd.contexts import Problem, ProblemBatch
-from visual_opsd.models.bagel.preprocessing import ResizeRule
+from visual_opsd.models.bagel import preprocessing
 
 
 @runtime_checkable
@@ -93,10 +93,10 @@ class ThinkMorphRows:
         folder: Path,
         cell: int | None = REDUCED_CELL,
         seed: int = 0,
-        rule: ResizeRule | None = None,
+        protocol: preprocessing.Protocol | None = None,
     ) -> None:
         """See ``ThinkMorphFolder``; ``seed`` draws the donors."""
-        self.rows = ThinkMorphFolder(folder, cell, rule)
+        self.rows = ThinkMorphFolder(folder, cell, protocol)
         self._seed = seed
         self._members = lru_cache(maxsize=None)(self._find_members)
 
@@ -335,14 +335,14 @@ class MazeData(L.LightningDataModule):
         *,
         batch_size: int,
         cell: int | None = REDUCED_CELL,
-        rule: ResizeRule | None = None,
+        protocol: preprocessing.Protocol | None = None,
         validation: ProblemSource | None = None,
         seed: int = 0,
         with_donors: bool = True,
     ) -> "MazeData":
-        """Rows of ThinkMorph parquet files; ``cell`` and ``rule`` as ``ThinkMorphFolder`` says."""
+        """Rows of ThinkMorph parquet files; ``cell`` and ``protocol`` as its reader says."""
         return cls(
-            ThinkMorphRows(folder, cell, seed, rule),
+            ThinkMorphRows(folder, cell, seed, protocol),
             validation,
             batch_size=batch_size,
             seed=seed,

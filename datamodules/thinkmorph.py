@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
 from PIL import Image as PILImage
-from torch import Tensor
 
 from datamodules.frozen_lake import MazeSettings, Split, generate, generate_problem
 from visual_opsd.benchmarks.answers import parse_moves
@@ -28,8 +26,7 @@ from visual_opsd.benchmarks.maze_pictures import (
 )
 from visual_opsd.benchmarks.mazes import NAVIGATION_ANSWER_TEMPLATE, NAVIGATION_TASK, Maze
 from visual_opsd.contexts import Image, Problem, Role
-from visual_opsd.models.bagel import preprocessing
-from visual_opsd.models.bagel.preprocessing import ResizeRule
+from visual_opsd.models.bagel.preprocessing import Protocol, open_picture
 
 PID = "pid"
 QUESTION = "question"
@@ -93,7 +90,7 @@ class ThinkMorphFolder:
         self,
         folder: Path,
         cell: int | None = REDUCED_CELL,
-        rule: ResizeRule | None = None,
+        protocol: Protocol | None = None,
         num_cached_row_groups: int = 32,
     ) -> None:
         """Look for files; no row is read yet.
@@ -102,8 +99,8 @@ class ThinkMorphFolder:
             folder: Of one task or of several; files are found below it at any depth.
             cell: Pictures of mazes are reduced to so many pixels a cell; None keeps every picture
                 as it is, which is what other tasks need.
-            rule: How large pictures are read where ``cell`` is None, as the 7B model wants it; None
-                keeps their size.
+            protocol: How large pictures are read, and drawn from, where ``cell`` is None, as the 7B
+                model wants it; None keeps their size.
             num_cached_row_groups: Kept in memory as they are on disk, the oldest go first.
 
         Raises:
@@ -113,7 +110,7 @@ class ThinkMorphFolder:
             raise ValueError(f"no ThinkMorph folder at {folder}; expected {_LAYOUT}")
         self.folder = folder
         self.cell = cell
-        self.rule = rule
+        self.protocol = protocol
         self.paths = sorted(
             path for path in folder.rglob("*.parquet") if "train" in path.name and path.is_file()
         )
@@ -131,7 +128,7 @@ class ThinkMorphFolder:
 
     @cached_property
     def index(self) -> RowIndex:
-        """One pass over all rows, a row group at a time; pictures are opened, not decoded."""
+        """One pass over all rows, a row group at a time; every picture is decoded once."""
         rows, groups = [], []
         left_out: dict[str, list[str]] = {}
         for path in self.paths:
@@ -161,8 +158,8 @@ class ThinkMorphFolder:
         """The usable row at ``index``.
 
         Raises:
-            ValueError: A picture cannot be decoded or an answer is no path; file, row and column
-                or value are named.
+            ValueError: The picture of a maze is no whole number of cells; file, row and column are
+                named.
         """
         address = self.index.rows[index]
         table = self._row_group(address.path, address.row_group)
@@ -175,19 +172,21 @@ class ThinkMorphFolder:
     def _problem(self, values: dict[str, Any]) -> Problem:
         task = values[TASK] or ""
         is_maze = task == NAVIGATION_TASK
-        answer = _maze_answer(values[ANSWER]) if is_maze else values[ANSWER]
-        width = _picture(values, PROBLEM_IMAGE).width
+        answer = values[ANSWER]
+        if is_maze:  # the index has left out what is no path
+            answer = ",".join(parse_moves(answer) or ())
+        width, _ = _size(values, PROBLEM_IMAGE)
         drawn = _drawn_columns(values)
         # One text before each picture and one after the last, whatever is empty.
         texts = [values.get(TEXT_THOUGHT.format(number)) for number in range(len(drawn) + 1)]
         return Problem(
             problem_id=values[PID],
-            image=Image(self._pixels(values, PROBLEM_IMAGE)),
+            image=self._image(values, PROBLEM_IMAGE, Role.PROBLEM),
             question=values[QUESTION],
             answer=answer,
             answer_template=NAVIGATION_ANSWER_TEMPLATE if is_maze else "{answer}",
             visual_thoughts=tuple(
-                Image(self._pixels(values, column), role=Role.VISUAL_THOUGHT) for column in drawn
+                self._image(values, column, Role.VISUAL_THOUGHT) for column in drawn
             ),
             text_thoughts=tuple(text or "" for text in texts),
             text_only_thought=values[TEXT_ONLY_THOUGHT] or "",
@@ -195,21 +194,21 @@ class ThinkMorphFolder:
             category=f"size_{width // RENDERED_CELL}" if is_maze else "",
         )
 
-    def _pixels(self, values: dict[str, Any], column: str) -> Float[Tensor, "3 height width"]:
+    def _image(self, values: dict[str, Any], column: str, role: Role) -> Image:
         picture = _picture(values, column)
         if self.cell is None:
-            if self.rule is not None:
-                return preprocessing.to_pixels(picture, self.rule)
-            return to_pixels(np.asarray(picture))
+            if self.protocol is not None:
+                return self.protocol.kept(picture, role)
+            return Image(to_pixels(np.asarray(picture)), role)
         try:
-            return reduce_picture(picture, cell_to=self.cell)
+            return Image(reduce_picture(picture, cell_to=self.cell), role)
         except ValueError as error:
             raise ValueError(f"column {column}: {error}") from error
 
     def _group(self, values: dict[str, Any]) -> str:
         if self.cell is None:
             return "all"
-        width, height = _picture(values, PROBLEM_IMAGE, decode=False).size
+        width, height = _size(values, PROBLEM_IMAGE)
         return f"{width}x{height}"
 
     def _row_group(self, path: Path, row_group: int) -> pa.Table:
@@ -334,6 +333,8 @@ def _unusable(values: dict[str, Any]) -> str | None:
     for column in (QUESTION, ANSWER):
         if not (values[column] or "").strip():
             return f"no {column}"
+    if values[TASK] == NAVIGATION_TASK and parse_moves(values[ANSWER]) is None:
+        return "answer that no rule parses"
     if not any(values.get(TEXT_THOUGHT.format(number)) for number in range(MAX_THOUGHTS)):
         return "no text thought"
     drawn = _drawn_columns(values)
@@ -343,7 +344,7 @@ def _unusable(values: dict[str, Any]) -> str | None:
         return "no visual thought"
     for column in (PROBLEM_IMAGE, *drawn):
         try:
-            _picture(values, column, decode=False)
+            _picture(values, column)
         except ValueError:
             return f"undecodable {column}"
     return None
@@ -359,21 +360,15 @@ def _bytes(values: dict[str, Any], column: str) -> bytes | None:
     return image["bytes"] if image else None
 
 
-def _picture(values: dict[str, Any], column: str, *, decode: bool = True) -> PILImage.Image:
-    """The picture of a cell; undecoded it knows its size only."""
-    data = _bytes(values, column) or b""
-    try:
-        picture = PILImage.open(io.BytesIO(data))
-        return picture.convert("RGB") if decode else picture
-    except (OSError, SyntaxError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"column {column}: undecodable picture: {error}") from error
+def _picture(values: dict[str, Any], column: str) -> PILImage.Image:
+    """The picture of a cell, decoded and on white."""
+    return open_picture(_bytes(values, column) or b"", name=f"column {column}")
 
 
-def _maze_answer(value: str) -> str:
-    moves = parse_moves(value)
-    if moves is None:
-        raise ValueError(f"column {ANSWER}: expected moves such as D,R; got {value!r}")
-    return ",".join(moves)
+def _size(values: dict[str, Any], column: str) -> tuple[int, int]:
+    """Width and height by the header of a picture that can be read."""
+    with PILImage.open(io.BytesIO(_bytes(values, column) or b"")) as picture:
+        return picture.size
 
 
 def _encode(picture: PILImage.Image) -> dict[str, Any]:

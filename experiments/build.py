@@ -32,9 +32,10 @@ from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
-from visual_opsd.contexts import Problem
+from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.bagel.preprocessing import READ_IN_OPSD
+from visual_opsd.models.bagel.model import BagelModel
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS, Protocol, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
@@ -121,12 +122,12 @@ def data(config: ExperimentConfig) -> MazeData:
     """What it trains on; a folder that is not there or holds no row is an error, here."""
     settings = config.data
     if settings.source != "frozen_lake":
-        is_reduced = settings.protocol == "reduced"
+        protocol = protocol_of(config)
         return MazeData.thinkmorph(
             Path(settings.source),
             batch_size=settings.batch_size,
-            cell=REDUCED_CELL if is_reduced else None,
-            rule=None if is_reduced else READ_IN_OPSD,
+            cell=REDUCED_CELL if protocol is None else None,
+            protocol=protocol,
             seed=config.seed,
         )
     return MazeData.generated(
@@ -135,6 +136,14 @@ def data(config: ExperimentConfig) -> MazeData:
         num_problems=settings.num_problems,
         seed=config.seed,
     )
+
+
+def protocol_of(config: ExperimentConfig) -> Protocol | None:
+    """How its pictures are resized; None for mazes at the tiny model's 16 px a cell."""
+    settings = config.data
+    if settings.source == "frozen_lake" or settings.protocol == "reduced":
+        return None
+    return PROTOCOLS[settings.protocol]
 
 
 def maze_settings(config: ExperimentConfig) -> MazeSettings:
@@ -162,7 +171,7 @@ def held_out(settings: MazeSettings, split: Any, num_problems: int) -> list[Prob
 def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
     """Trajectories and visual thoughts."""
     is_drawn = config.rollout.intervention == "drawn_vt"
-    artist = illustrator(config, tokenizer) if is_drawn else None
+    artist = illustrator(config, tokenizer, draws=not config.reading_only) if is_drawn else None
     return RolloutCallback(seeded(config.rollout, config.seed), tokenizer.encode, artist)
 
 
@@ -171,17 +180,42 @@ def seeded(part: Any, seed: int) -> Any:
     return replace(part, seed=seed) if part.seed is None else part
 
 
-def illustrator(config: ExperimentConfig, tokenizer: Tokenizer) -> Illustrator:
-    """Draws with the start weights, through the cache."""
+def illustrator(
+    config: ExperimentConfig, tokenizer: Tokenizer, *, draws: bool = True
+) -> Illustrator:
+    """Draws with the start weights, through the cache; or reads there only."""
+    protocol = protocol_of(config)
+    cache = DrawingCache(cache_folder(config) / "drawings")
+
+    def load() -> BagelModel:
+        if not draws:
+            raise ValueError(
+                f"{cache.folder} lacks drawings that this run shows, and with reading_only=true it "
+                "does not draw: fill it first, make draw-thoughts RUN=(the experiment's file) with "
+                "the same model, data, drawing and seed; or set reading_only=false"
+            )
+        return checkpoints.load(config.model, own_device(config))[0].eval()
+
+    def look(drawn: Image) -> Image:
+        return drawn if protocol is None else protocol.kept(to_picture(drawn.pixels), drawn.role)
+
     return Illustrator(
-        lambda: checkpoints.load(config.model)[0].eval(),
+        load,
         tokenizer,
         checkpoint=digest(Path(config.model)),
-        cache=DrawingCache(cache_folder(config) / "drawings"),
+        cache=cache,
         drawing=config.drawing,
         sampling=config.rollout.sampling,
         seed=config.seed,
+        look=look,
     )
+
+
+def own_device(config: ExperimentConfig) -> torch.device:
+    """The GPU of this rank, if the run may take one and there is one."""
+    if config.trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def callbacks(

@@ -10,10 +10,18 @@ from rich.progress import track
 
 from datamodules.mazes import BatchPlan, FixedBatches
 from experiments import build
-from experiments.schema import load_experiment
+from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.config import BagelConfig
 
-BATCH_SIZE = 256
+TINY_BATCH_SIZE = 256
+"""Of the tiny model; any other draws as many at once as it trains on."""
+
+
+def batch_size(config: ExperimentConfig, model: BagelConfig) -> int:
+    """Drawings at once."""
+    is_tiny = model.latent.codec == "patch_pca"
+    return TINY_BATCH_SIZE if is_tiny else config.data.batch_size
 
 
 def main() -> None:
@@ -21,8 +29,9 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("usage: python -m experiments.draw_thoughts experiments/NAME.yaml [...]")
     config = load_experiment(Path(sys.argv[1]), sys.argv[2:])
-    artist = build.illustrator(config, checkpoints.open_folder(config.model).tokenizer)
-    plan = BatchPlan(batch_size=BATCH_SIZE)
+    found = checkpoints.open_folder(config.model)
+    artist = build.illustrator(config, found.tokenizer)
+    plan = BatchPlan(batch_size=batch_size(config, found.config))
     batches = FixedBatches(build.data(config).train, plan, with_donors=False)
     for batch in track(batches, description="drawing", total=len(batches)):
         artist.illustrate(batch.problems)

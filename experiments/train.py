@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
+from datamodules.mazes import ProblemSource, ThinkMorphRows
 from experiments import build
 from experiments.environment import note_environment
 from experiments.export import export
@@ -48,6 +49,7 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     started = time.process_time()
     tokenizer = checkpoints.open_folder(config.model).tokenizer
     data = build.data(config)
+    note_left_out(data.train, config.folder)
     strategy = build.strategy(config)
     weights = build.place(config, strategy)
     module: Any = build.module(config, tokenizer, weights)
@@ -80,6 +82,23 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
                 checkpoints.save(module.model, tokenizer, model_folder, base=base)
     trainer.strategy.barrier()
     return model_folder
+
+
+def note_left_out(source: ProblemSource, folder: Path) -> None:
+    """Say how many rows of a data folder are not trained on, and keep which and why.
+
+    Raises:
+        ValueError: No row is left to train on.
+    """
+    if not isinstance(source, ThinkMorphRows):
+        return
+    rows = source.rows
+    counts = "; ".join(f"{count} {why}" for why, count in rows.index.num_left_out.items())
+    if not len(rows):
+        raise ValueError(f"{rows.folder}: no usable row; left out: {counts or 'none'}")
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        (folder / "left_out.json").write_text(json.dumps(rows.index.left_out, indent=2) + "\n")
+        print(f"{len(rows)} of {rows.num_rows} rows are trained on; left out: {counts or 'none'}")
 
 
 def main() -> None:

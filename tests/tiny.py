@@ -126,9 +126,10 @@ def with_experts(config: BagelConfig, experts: str) -> BagelConfig:
     return replace(config, decoder=replace(config.decoder, experts=experts))
 
 
-def make_autoencoder_model(tokenizer: Tokenizer) -> BagelModel:
+def make_autoencoder_model(tokenizer: Tokenizer, patch_size: int = 16) -> BagelModel:
     """The same decoder behind a small AutoencoderKL: the codec of the 7B model."""
     config = configuration(tokenizer.marks)
+    config = replace(config, vision=replace(config.vision, patch_size=patch_size))
     latent = replace(config.latent, channels=4, downsample=2, patch_size=8, codec="autoencoder_kl")
     torch.manual_seed(0)  # diffusers draws its weights from the global state
     autoencoder = autoencoder_kl(

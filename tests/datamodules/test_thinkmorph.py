@@ -1,12 +1,16 @@
+import io
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
 from datamodules.thinkmorph import COLUMNS, ThinkMorphFolder, maze_row, write_mazes, write_rows
+from visual_opsd.models.bagel.packing import num_tokens
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS
 
 NAMES = ("problem_id", "question", "answer", "tagged_answer", "task", "category")
 NAMES += ("text_thoughts", "text_only_thought")
@@ -22,6 +26,12 @@ def _write(folder, rows):
     path = folder / "train-00000-of-00001.parquet"
     write_rows(path, rows)
     return path
+
+
+def _picture(width, height, mode="RGB", colour="red"):
+    buffer = io.BytesIO()
+    PILImage.new(mode, (width, height), colour).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def test_mazes_written_are_the_mazes_read(tmp_path):
@@ -94,18 +104,34 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
     assert folder[1].problem_id == rows[7]["pid"]
 
 
-def test_a_picture_that_breaks_off_is_named_by_file_row_and_column(tmp_path):
+def test_a_picture_that_breaks_off_is_left_out_before_training(tmp_path):
     data = _row(1)["reasoning_image_0"]["bytes"]
     cut = {"bytes": data[: len(data) // 2], "path": None}
     _write(tmp_path, [_row(0), _row(1, reasoning_image_0=cut)])
+    assert ThinkMorphFolder(tmp_path).index.num_left_out == {"undecodable reasoning_image_0": 1}
+
+
+def test_a_maze_of_no_whole_cells_is_named_by_file_row_and_column(tmp_path):
+    _write(tmp_path, [_row(0), _row(1, reasoning_image_0=_picture(100, 64))])
     with pytest.raises(ValueError, match=r"train-.*parquet, row 1: column reasoning_image_0"):
         ThinkMorphFolder(tmp_path)[1]
 
 
-def test_an_answer_that_is_no_path_is_named_by_row_and_value(tmp_path):
-    _write(tmp_path, [_row(0), _row(1, answer="forty-two")])
-    with pytest.raises(ValueError, match=r"row 1: column answer.*'forty-two'"):
-        ThinkMorphFolder(tmp_path)[1]
+def test_what_is_transparent_is_white(tmp_path):
+    clear = _picture(64, 64, "RGBA", (0, 0, 0, 0))
+    _write(tmp_path, [_row(0, reasoning_image_0=clear)])
+    for protocol in (None, PROTOCOLS["train"]):
+        problem = ThinkMorphFolder(tmp_path, cell=None, protocol=protocol)[0]
+        assert (problem.visual_thoughts[0].pixels == 1).all()
+
+
+def test_an_answer_that_is_no_path_is_left_out_where_a_path_is_asked_for(tmp_path):
+    rows = [_row(0), _row(1, answer="forty-two"), _row(2, answer="forty-two", task="Chart_Refocus")]
+    _write(tmp_path, rows)
+    folder = ThinkMorphFolder(tmp_path, cell=None)
+    assert len(folder) == 2
+    assert folder.index.num_left_out == {"answer that no rule parses": 1}
+    assert folder[1].answer == "forty-two"
 
 
 def test_an_answer_may_be_boxed_already(tmp_path):
@@ -121,6 +147,17 @@ def test_other_tasks_are_read_without_reduction(tmp_path):
     assert problem.tagged_answer == "<answer>A</answer>"
     assert problem.image.pixels.shape == (3, 192, 192)
     assert problem.category == ""
+
+
+@pytest.mark.parametrize("size", [(384, 384), (300, 200), (640, 480)])
+def test_the_7b_models_pictures_fit_its_patches_and_its_latents(tmp_path, size):
+    picture = _picture(*size)
+    _write(tmp_path, [_row(problem_image_0=picture, reasoning_image_0=picture)])
+    problem = ThinkMorphFolder(tmp_path, cell=None, protocol=PROTOCOLS["train"])[0]
+    for image in (problem.image, *problem.visual_thoughts):
+        assert num_tokens(image.pixels, 14, "patches") >= 27**2
+        assert num_tokens(image.drawn_pixels, 16, "latents") >= 32**2
+        assert not image.with_latents  # the student's context is read, not drawn from
 
 
 def test_only_files_with_train_in_their_name_are_read(tmp_path):

@@ -11,8 +11,11 @@ import torch
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import write_mazes
 from experiments import build
+from experiments.draw_thoughts import batch_size
 from experiments.schema import ExperimentConfig, load_experiment
 from lightning_modules.visual_opsd import VisualOPSDConfig
+from tests import tiny
+from visual_opsd.contexts import Image, Role
 from visual_opsd.losses.divergence import DivergenceConfig
 
 
@@ -141,6 +144,43 @@ def test_a_folder_is_read_in_the_size_that_its_model_wants(config_of, tmp_path):
             image.pixels.shape for image in (problem.image, *problem.visual_thoughts)
         }
     assert sizes == {"reduced": {(3, 48, 48)}, "train": {(3, 378, 378)}}
+
+
+def test_a_drawing_is_read_as_the_pictures_of_the_data_are(config_of, tokenizer, tmp_path):
+    drawn = Image(torch.zeros(3, 512, 512), role=Role.VISUAL_THOUGHT)
+    assert build.illustrator(config_of("data.protocol=train"), tokenizer).look(drawn) is drawn
+    folder = config_of(f"data.source={tmp_path}", "data.protocol=train")
+    read = build.illustrator(folder, tokenizer).look(drawn)
+    assert read.pixels.shape == (3, 518, 518)
+    assert read.drawn_pixels.shape == (3, 512, 512)
+    assert read.role is Role.VISUAL_THOUGHT
+
+
+def test_a_run_that_only_reads_says_how_to_get_the_drawings_that_it_lacks(
+    config_of, tokenizer, problems, tmp_path
+):
+    settings = [f"cache_dir={tmp_path}", "rollout.intervention=drawn_vt", "reading_only=true"]
+    settings += ["rollout.sampling.max_tokens=4", "drawing={num_timesteps: 2, text_guidance: 1.0}"]
+    config = config_of(*settings)
+    artist = build.rollout(config, tokenizer).illustrator
+    with pytest.raises(ValueError, match=r"reading_only=true .* make draw-thoughts RUN="):
+        artist.illustrate(problems[:2])
+    build.illustrator(config, tokenizer).illustrate(problems[:2])
+    assert len(artist.illustrate(problems[:2])) == 2
+
+
+def test_a_rank_draws_on_its_own_gpu(config_of, monkeypatch):
+    assert build.own_device(config_of("trainer.accelerator=cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert build.own_device(config_of()) == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert build.own_device(config_of()) == torch.device("cuda:3")
+
+
+def test_only_the_tiny_model_draws_hundreds_at_once(config_of, tokenizer):
+    config = config_of("data.batch_size=3")
+    assert batch_size(config, tiny.configuration(tokenizer.marks)) == 256
+    assert batch_size(config, tiny.make_autoencoder_model(tokenizer).config) == 3
 
 
 def test_a_run_says_how_it_computes_and_its_checkpoints_do_not(config_of, tokenizer):

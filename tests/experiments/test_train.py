@@ -1,6 +1,7 @@
 """A run is a function of its configuration: killed anywhere and started again, it ends the same."""
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -14,8 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datamodules.frozen_lake import MazeSettings, generate, generate_problem
+from datamodules.mazes import ThinkMorphRows
+from datamodules.thinkmorph import maze_row, write_rows
 from experiments.schema import load_experiment
-from experiments.train import main, train
+from experiments.train import main, note_left_out, train
 
 ROOT = Path(__file__).parents[2]
 YAML = """
@@ -248,6 +252,28 @@ def test_whoever_starts_from_another_model_draws_for_itself(config_of, tmp_path)
 def test_a_start_that_is_not_there_is_named(config_of, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         train(config_of("run", f"model={tmp_path / 'nowhere'}"))
+
+
+def test_rows_that_are_not_trained_on_are_counted_and_kept_by_reason(tmp_path, capsys):
+    settings = MazeSettings(sizes=(3,))
+    made = [
+        maze_row(generate(settings, "train", index), generate_problem(settings, "train", index))
+        for index in range(4)
+    ]
+    for index, change in enumerate(({}, {"question": ""}, {"answer": "up and away"})):
+        made[index].update(change)
+    path = tmp_path / "data" / "train-0.parquet"
+    write_rows(path, made)
+    note_left_out(ThinkMorphRows(tmp_path / "data"), tmp_path)
+    said = "2 of 4 rows are trained on; left out: 1 no question; 1 answer that no rule parses\n"
+    assert capsys.readouterr().out == said
+    assert json.loads((tmp_path / "left_out.json").read_text()) == {
+        "no question": [f"{path}:1 ({made[1]['pid']})"],
+        "answer that no rule parses": [f"{path}:2 ({made[2]['pid']})"],
+    }
+    write_rows(path, made[1:3])
+    with pytest.raises(ValueError, match="no usable row; left out: 1 no question; 1 answer"):
+        note_left_out(ThinkMorphRows(tmp_path / "data"), tmp_path)
 
 
 def test_the_command_line_says_what_is_wrong(monkeypatch, yaml, capsys):

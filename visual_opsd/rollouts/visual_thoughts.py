@@ -27,8 +27,20 @@ class Illustrator:
         drawing: Drawing,
         sampling: Sampling,
         seed: int,
+        look: Callable[[Image], Image] = lambda drawn: drawn,
     ) -> None:
-        """``load`` is only called when something has to be drawn; ``checkpoint`` is its digest."""
+        """Draw with the model that ``load`` gives.
+
+        Args:
+            load: Only called when something has to be drawn.
+            tokenizer: Of that model.
+            checkpoint: Its digest.
+            cache: Where drawings are kept.
+            drawing: How it draws.
+            sampling: How it thinks before.
+            seed: Of the drawings.
+            look: A drawing as it is read: in another size, where that is not the size it has.
+        """
         self._load = load
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
@@ -36,6 +48,7 @@ class Illustrator:
         self.drawing = drawing
         self.sampling = replace(sampling, temperature=0, max_drawings_skipped=0)
         self.seed = seed
+        self.look = look
         self.num_drawn = 0
 
     @cached_property
@@ -55,7 +68,11 @@ class Illustrator:
         )
 
     def _key(self, problem: Problem) -> str:
-        pixels = hashlib.sha256(problem.image.pixels.cpu().numpy().tobytes()).hexdigest()
+        image = problem.image
+        seen = (
+            [image.pixels] if image.latent_pixels is None else [image.pixels, image.latent_pixels]
+        )
+        pixels = hashlib.sha256(b"".join(x.cpu().numpy().tobytes() for x in seen)).hexdigest()
         return key_of(
             checkpoint=self.checkpoint,
             problem=f"{pixels} {problem.question}",
@@ -68,7 +85,7 @@ class Illustrator:
         pixels = self.cache.get(key)
         if pixels is None:
             raise OSError(f"{self.cache.path(key)} was written and cannot be read back")
-        return Image(pixels, role=Role.VISUAL_THOUGHT)
+        return self.look(Image(pixels, role=Role.VISUAL_THOUGHT))
 
     def _draw(self, problems: Sequence[Problem], keys: Sequence[str]) -> None:
         """Think greedily, then draw; what was thought is context whether it asks or not."""

@@ -6,7 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from visual_opsd.contexts import Role
+from datamodules.frozen_lake import MazeSettings
+from datamodules.thinkmorph import ThinkMorphFolder, write_mazes
+from tests.tiny import make_autoencoder_model
+from visual_opsd.contexts import Role, teacher_context
+from visual_opsd.demonstrations import interleaved
+from visual_opsd.models.bagel.preprocessing import Protocol, ResizeRule, to_picture
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.cache import DrawingCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
@@ -141,3 +146,33 @@ def test_drawing_needs_no_gradient_and_moves_no_weight(illustrator_of, base, pro
     (shown,) = illustrator_of().illustrate(problems[:1])
     assert not shown.visual_thoughts[0].pixels.requires_grad
     assert all(torch.equal(weight, before[name]) for name, weight in base.state_dict().items())
+
+
+def test_where_reading_and_drawing_differ_in_size_rows_are_drawn_for_read_and_imitated(
+    tokenizer, illustrator_of, tmp_path
+):
+    """Patches of 14 px, latents of 16, as the 7B model has them, on rows of a folder."""
+    protocol = Protocol(
+        read=ResizeRule(max_side=56, min_side=28, stride=14),
+        drawn=ResizeRule(max_side=64, min_side=32, stride=16),
+    )
+    write_mazes(tmp_path / "data", MazeSettings(sizes=(3,)), "train", 2)
+    rows = ThinkMorphFolder(tmp_path / "data", cell=None, protocol=protocol)
+    model = make_autoencoder_model(tokenizer, patch_size=14)
+    illustrator = illustrator_of(
+        load=lambda: model, look=lambda drawn: protocol.kept(to_picture(drawn.pixels), drawn.role)
+    )
+    shown = illustrator.illustrate([rows[0], rows[1]])
+    assert illustrator.num_drawn == 2
+    for problem in shown:
+        (thought,) = problem.visual_thoughts
+        assert thought.role is Role.VISUAL_THOUGHT
+        assert not thought.with_latents
+        assert thought.pixels.shape == problem.image.pixels.shape == (3, 56, 56)
+        assert thought.latent_pixels.shape == problem.image.latent_pixels.shape == (3, 64, 64)
+    completion = [torch.tensor(tokenizer.encode("a word"))]
+    logits = model([teacher_context(shown[0], tokenizer.encode)], completion)
+    assert logits.isfinite().all()
+    losses = model.interleaved_loss([interleaved(rows[0], tokenizer.encode)], [0])
+    assert losses["drawing"].isfinite()
+    assert losses["drawing"] > 0

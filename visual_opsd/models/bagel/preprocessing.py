@@ -1,7 +1,7 @@
 """From a picture to pixels, with the published quirks: they decide what the model sees."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -105,6 +105,10 @@ class Protocol:
             with_latents=with_latents,
             latent_pixels=to_pixels(picture, self.drawn) if has_own_latents else None,
         )
+
+    def kept(self, picture: PILImage.Image, role: Role = Role.PROBLEM) -> Image:
+        """A picture as a problem keeps it: read, and ready for whoever asks for its latents."""
+        return replace(self.image(picture, role, with_latents=True), with_latents=False)
 
 
 ProtocolName = Literal["train", "paper", "harness"]
