@@ -135,6 +135,11 @@ class ExperimentConfig:
                 f"{self.method}.optimiser.name=muon turns whole matrices, trainer.strategy=zero3 "
                 "cuts them into flat parts: take adamw, or trainer.strategy=ddp"
             )
+        if self.trainer.strategy == "zero3" and self.trainer.precision == "bf16-true":
+            raise ValueError(
+                "trainer.precision=bf16-true is one process's: take bf16-mixed with "
+                "trainer.strategy=zero3"
+            )
         draws = self.method == "sft" and self.sft.mix.get("interleaved")
         if draws and self.trainer.strategy == "zero3":
             raise ValueError(

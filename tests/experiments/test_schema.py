@@ -158,3 +158,12 @@ def test_rows_that_draw_are_not_sharded(yaml):
     with pytest.raises(ValueError, match=r"interleaved rows and trainer\.strategy is zero3"):
         load_experiment(yaml, drawing)
     load_experiment(yaml, ["method=sft", "trainer.strategy=zero3", "sft.mix={text_only: 1.0}"])
+
+
+def test_weights_rounded_by_hand_are_not_sharded(yaml):
+    """DeepSpeed keeps what trains in float32 itself."""
+    sharded = "trainer.strategy=zero3"
+    with pytest.raises(ValueError, match=r"bf16-true is one process's: take bf16-mixed"):
+        load_experiment(yaml, [sharded, "trainer.precision=bf16-true"])
+    load_experiment(yaml, [sharded, "trainer.precision=bf16-mixed"])
+    load_experiment(yaml, ["trainer.precision=bf16-true"])

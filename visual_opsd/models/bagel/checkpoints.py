@@ -26,6 +26,7 @@ from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.official import FILES, LLM, OfficialFolder, is_for_drawing
 from visual_opsd.models.bagel.stored import StoredTensors, weight_files
 from visual_opsd.models.bagel.tokenizer import Tokenizer
+from visual_opsd.models.bagel.vision import PositionTable
 from visual_opsd.weights import WholeWeights
 
 CONFIG, WEIGHTS, CODEC = "config.json", "model.safetensors", "codec.safetensors"
@@ -237,10 +238,14 @@ def _fill(model: BagelModel, found: StoredTensors, place: WholeWeights) -> None:
     """One tensor after another; the tables from their formula, which the file's must agree with."""
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name in model.state_dict():
-        weight = held[name]
         if not is_table(name):
-            place.put(weight, found[name])
-        elif found.shapes[name] == tuple(weight.shape):
-            error = (found[name].to(weight) - weight).abs().max().item()
+            place.put(held[name], found[name])
+            continue
+        module = model.get_submodule(name.rpartition(".")[0])
+        assert isinstance(module, PositionTable)
+        table = module.exact()
+        place.put(held[name], table)
+        if found.shapes[name] == tuple(table.shape):
+            error = (found[name].to(table) - table).abs().max().item()
             if not error <= BFLOAT16_ROUNDING:
                 raise ValueError(f"{found}: {name} is {error:.3g} away from its frozen formula")

@@ -117,7 +117,10 @@ class PatchCodec(nn.Module):
 
 
 class LatentCodec(nn.Module):
-    """Pixels in [-1, 1] to scaled latents and back, image by image, posterior sampled."""
+    """Pixels in [-1, 1] to scaled latents and back, image by image, posterior sampled.
+
+    In float32, whatever the decoder computes in.
+    """
 
     model: Any
     """AutoencoderKL or PatchCodec."""
@@ -135,7 +138,7 @@ class LatentCodec(nn.Module):
         self, pixels: Float[Tensor, "3 height width"], noise: Tensor | None = None
     ) -> Float[Tensor, "channels rows columns"]:
         """A sample of the posterior: mean + deviation * noise; its mean without noise."""
-        posterior = self.model.encode(pixels[None]).latent_dist
+        posterior = self._posterior(pixels[None])
         z = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         return (self.scaling_factor * (z - self.shift_factor))[0]
 
@@ -155,7 +158,7 @@ class LatentCodec(nn.Module):
         batch = torch.stack(
             [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]
         )
-        posterior = self.model.encode(batch).latent_dist
+        posterior = self._posterior(batch)
         z = self.scaling_factor * (
             posterior.mean + posterior.std * torch.cat(list(noise)) - self.shift_factor
         )
@@ -167,5 +170,10 @@ class LatentCodec(nn.Module):
         self, latents: Float[Tensor, "channels rows columns"]
     ) -> Float[Tensor, "3 height width"]:
         """Latents to pixels, clamped to [-1, 1]."""
-        z = latents[None] / self.scaling_factor + self.shift_factor
-        return self.model.decode(z).sample[0].clamp(-1, 1)
+        z = latents[None].float() / self.scaling_factor + self.shift_factor
+        with torch.autocast(z.device.type, enabled=False):
+            return self.model.decode(z).sample[0].clamp(-1, 1)
+
+    def _posterior(self, pixels: Tensor) -> DiagonalGaussianDistribution:
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.model.encode(pixels.float()).latent_dist

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import get_2d_sincos_pos_embed, get_timestep_embedding
+from diffusers.models.embeddings import get_timestep_embedding
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,12 +16,24 @@ from visual_opsd.models.bagel.config import VisionConfig
 from visual_opsd.models.bagel.packing import grid_ids
 
 
+def position_table(side: int, width: int) -> Float[Tensor, "places width"]:
+    """Sines and cosines of column, then row, of a grid's places, row by row.
+
+    In numpy's float64, as MAE has it: DeepSpeed makes torch round new tensors while it shards.
+    """
+    frequencies = 1 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width // 4))
+    angles = np.outer(np.arange(side, dtype=np.float64), frequencies)
+    axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    table = np.concatenate([np.tile(axis, (side, 1)), np.repeat(axis, side, axis=0)], axis=1)
+    return torch.from_numpy(table.astype(np.float32))
+
+
 class PositionTable(nn.Module):
     """Frozen 2-D sine-cosine positions, column coordinate first (official names and values)."""
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.width = side, width
         self.pos_embed = nn.Parameter(torch.empty(side**2, width), requires_grad=False)
         if not self.pos_embed.is_meta:
             self.reset()
@@ -28,10 +41,11 @@ class PositionTable(nn.Module):
     @torch.no_grad()
     def reset(self) -> None:
         """Fill the table from its formula."""
-        side, width = self.side, self.pos_embed.shape[1]
-        with torch.device("cpu"):  # so that every device gets the same bits
-            table = get_2d_sincos_pos_embed(width, side, base_size=side, output_type="pt")
-        self.pos_embed.copy_(table.float())
+        self.pos_embed.copy_(self.exact())
+
+    def exact(self) -> Float[Tensor, "places width"]:
+        """The formula's float32 values, wherever the weight itself is and however it is cut."""
+        return position_table(self.side, self.width)
 
     def forward(self, ids: Int[Tensor, " tokens"]) -> Float[Tensor, "tokens width"]:
         """Look up row-major grid ids."""

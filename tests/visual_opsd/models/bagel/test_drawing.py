@@ -134,6 +134,16 @@ def test_rounded_weights_draw_on_latents_that_are_not_rounded(base, contexts):
     assert rounded.draw(contexts[:1], drawing, [0])[0].pixels.isfinite().all()
 
 
+def test_rounded_weights_draw_through_an_autoencoder_in_float32(tokenizer, contexts):
+    model = tiny.make_autoencoder_model(tokenizer).to_bfloat16()
+    picture = model.draw(contexts[:1], Drawing(num_timesteps=3), [0])[0].pixels
+    assert picture.isfinite().all()
+    latents = torch.zeros(4, 8, 8, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.codec.decode(latents).dtype == torch.float32
+        assert model.codec.encode(picture.bfloat16()).dtype == torch.float32
+
+
 def test_the_autoencoder_of_the_7b_draws_too(with_autoencoder, contexts, problems):
     model = with_autoencoder
     together = model.draw(contexts[:2], GUIDED, [0, 1])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers.models import WordLevel
@@ -22,6 +23,7 @@ from visual_opsd.models.bagel.official import is_latent, is_twin
 from visual_opsd.models.bagel.tokenizer import MARK_NAMES, Tokenizer
 from visual_opsd.models.bagel.vision import PositionTable
 from visual_opsd.models.interface import Drawing, Sampling
+from visual_opsd.weights import WholeWeights
 
 LLM = {
     "hidden_act": "silu",
@@ -266,6 +268,36 @@ def test_frozen_tables_of_another_size_load(folder, sides):
     model, _ = checkpoints.load(folder)
     assert model.config.latent.tokens_per_side == sides
     assert model.vit_pos_embed.pos_embed.shape == (16, 32)
+
+
+def test_tables_are_exact_where_torch_rounds_what_it_makes(monkeypatch):
+    """As under ``deepspeed.zero.Init`` in bfloat16."""
+    exact = get_2d_sincos_pos_embed(256, 70, base_size=70, output_type="pt").float()
+    arange = torch.arange
+
+    def rounded(*args, **options):
+        made = arange(*args, **options)
+        return made.bfloat16() if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch, "arange", rounded)
+    assert torch.equal(PositionTable(70, 256).pos_embed, exact)
+
+
+class Unfilled(WholeWeights):
+    """Computes nothing where modules are made, as sharding leaves it to be put."""
+
+    def built(self, build, dtype, device):
+        model = build().to(device, dtype)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.fill_(9)
+        return model
+
+
+def test_tables_are_put_like_weights(folder):
+    model, _ = checkpoints.load(folder, place=Unfilled())
+    usual, _ = checkpoints.load(folder)
+    assert same(dict(model.state_dict()), dict(usual.state_dict()))
 
 
 # What can be wrong
