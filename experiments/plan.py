@@ -72,6 +72,7 @@ def setup_of(config: ExperimentConfig) -> TrainingSetup:
         weight_bytes=4 if precision == "32-true" else 2,
         teacher_copy=config.visual_opsd.teacher_decay > 0,
         gather="whole" if trainer.zero3.gather == "whole" else "layer",
+        recomputes=trainer.activation_checkpointing,
         num_rows=config.data.batch_size,
         num_completion_tokens=config.rollout.sampling.max_tokens,
     )
