@@ -76,6 +76,7 @@ def setup_of(config: ExperimentConfig) -> TrainingSetup:
         weight_bytes=4 if trainer.precision == "32-true" else 2,
         teacher_copy=config.method == "visual_opsd" and method.teacher in ("fixed", "ema"),
         gather="whole" if trainer.zero3.gather == "whole" else "layer",
+        recomputes=trainer.activation_checkpointing,
         num_rows=config.data.batch_size,
         num_completion_tokens=config.rollout.sampling.max_tokens,
     )

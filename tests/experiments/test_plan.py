@@ -59,7 +59,7 @@ def test_a_gpu_that_is_too_small_is_refused_with_the_arithmetic(config_of):
     config = config_of()
     check_fits(config, 80 * 10**9)
     with pytest.raises(
-        ValueError, match=r"needs [\d.]+ GB a GPU in rollout .* there are 24\.00: "
+        ValueError, match=r"needs [\d.]+ GB a GPU in training .* there are 24\.00: "
     ) as e:
         check_fits(config, 24 * 10**9)
     terms = str(e.value).partition(": ")[2].partition(" (GB)")[0].split(" + ")

@@ -39,6 +39,8 @@ class TrainingSetup:
     ``ema`` of an adapter. An adapter switched off needs none, nor does ``current``."""
     gather: Literal["whole", "layer"] = "whole"
     """What a rollout gathers at once: the understanding expert, or a layer at a time."""
+    recomputes: bool = True
+    """Activation checkpointing: decoder layers run again in the backward pass."""
     num_rows: int = 1
     """Problems a GPU and batch."""
     num_tokens: int = 10_240
@@ -106,13 +108,14 @@ def memory_plan(config: BagelConfig, setup: TrainingSetup) -> dict[str, int]:
     counts = parameter_counts(config)
     held, trained = sum(counts.values()), num_trained(config, setup)
     is_full = setup.trainable == "understanding"
+    is_float32_already = setup.num_gpus == 1 and setup.weight_bytes == FLOAT32
 
     def shard(elements: int, size: int) -> int:
         return -(-elements // setup.num_gpus) * size
 
     standing = {
         "weights": shard(held, setup.weight_bytes),
-        "trained_in_float32": shard(trained, FLOAT32),
+        "trained_in_float32": 0 if is_float32_already else shard(trained, FLOAT32),
         "gradients": shard(trained, setup.gradient_bytes),
         "optimiser": shard(trained, setup.optimiser_bytes),
         "teacher": shard(trained, FLOAT32) if setup.teacher_copy else 0,
@@ -173,16 +176,19 @@ def _cache(config: BagelConfig, setup: TrainingSetup) -> int:
 
 
 def _activations(config: BagelConfig, setup: TrainingSetup) -> int:
-    """The input of every layer, and the inside of the one that is computed again.
+    """Every decoder layer's input, and the inside of the one that is computed again, or of all.
 
-    Checkpointed layers; every token counts as a patch of an image too, if the encoder trains.
+    If the encoder trains, every token counts as a patch of an image too. Its layers always keep
+    two norms' inputs and outputs, query, key, value, their mixture, and fc1's output before and
+    behind the gelu: of the real one 17,824 values a patch.
     """
     decoder, vision = config.decoder, config.vision
     tokens = setup.num_rows * setup.num_tokens
     inner = 6 * decoder.hidden_size + 4 * decoder.intermediate_size
-    width = decoder.num_layers * decoder.hidden_size + inner
+    insides = 1 if setup.recomputes else decoder.num_layers
+    width = decoder.num_layers * decoder.hidden_size + insides * inner
     if setup.trainable == "understanding":
-        width += vision.num_layers * vision.hidden_size
+        width += vision.num_layers * (8 * vision.hidden_size + 2 * vision.intermediate_size)
     mask = setup.num_rows * setup.num_tokens**2 * (1 + setup.weight_bytes)
     return tokens * width * setup.weight_bytes + mask
 

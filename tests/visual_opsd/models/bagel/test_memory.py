@@ -67,7 +67,7 @@ def test_a_real_training_step_holds_what_the_plan_says(tokenizer, problems):
     plan = memory_plan(config, ALONE)
     moments = [x for state in optimiser.state.values() for x in state.values() if x.ndim]
     assert plan["weights"] == held(model.state_dict().values())
-    assert plan["trained_in_float32"] == held(trained)
+    assert plan["trained_in_float32"] == 0  # the weights are float32
     assert plan["gradients"] == held(weight.grad for weight in trained)
     assert plan["optimiser"] == held(moments)
     assert plan["teacher"] == held(memory.weights.values())
@@ -104,6 +104,23 @@ def test_the_documented_runs_fit_their_gpus(name):
 
 def test_the_document_shows_what_the_function_says():
     assert table() in (ROOT / "docs" / "memory.md").read_text()
+
+
+def test_without_checkpointing_every_decoder_layer_keeps_its_inside():
+    setup = TrainingSetup(trainable="lora")
+    again = memory_plan(SEVEN_B.reading_only, setup)["training_activations"]
+    kept = memory_plan(SEVEN_B.reading_only, replace(setup, recomputes=False))
+    inside = setup.num_tokens * (6 * 3584 + 4 * 18_944) * setup.weight_bytes
+    assert kept["training_activations"] - again == 27 * inside
+
+
+def test_an_encoder_that_trains_keeps_what_its_layers_held():
+    full, lora = (
+        memory_plan(SEVEN_B.reading_only, TrainingSetup(trainable=trainable))
+        for trainable in ("understanding", "lora")
+    )
+    patches = 10_240 * 26 * (8 * 1152 + 2 * 4304) * 2
+    assert full["training_activations"] - lora["training_activations"] == patches
 
 
 def test_nonsense_is_refused():
