@@ -28,15 +28,20 @@ def main() -> None:
     tell(ARMS, NAMES, sys.argv[1:])
 
 
-def tell(arms: Path, names: Sequence[str], arguments: Sequence[str]) -> None:
-    """Tell a story, write its report, show where it lies; what a user got wrong is one line."""
+def tell(
+    arms: Path, names: Sequence[str], arguments: Sequence[str], seconds_before: float = 0.0
+) -> None:
+    """Tell a story, write its report, show where it lies; what a user got wrong is one line.
+
+    ``seconds_before`` it began were spent on its base, and count.
+    """
     console = Console()
     try:
         story = load_story(arms, names, arguments, console)
         story.claim()
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    summary = story.tell()
+    summary = story.tell(seconds_before)
     report = write_report(story, summary)
     show(story, summary, console)
     console.print(f"report:  {report}", f"summary: {story.folder / 'summary.json'}", sep="\n")

@@ -124,10 +124,10 @@ class Story:
 
     # Stages
 
-    def tell(self) -> dict[str, Any]:
+    def tell(self, seconds_before: float = 0.0) -> dict[str, Any]:
         """Run every stage that has not been run; returns the summary."""
         started = time.perf_counter()
-        before = self._seconds_so_far()
+        before = self._seconds_so_far() + seconds_before
         self.claim()
         ways: tuple[Way, ...] = ("text_only", "privileged", "drawn")
         for way in ways:

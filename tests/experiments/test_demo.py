@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from experiments import demo, reproduce_tiny
 from experiments.demo import load_story, tell
-from experiments.schema import ExperimentConfig, load_experiment, to_yaml
+from experiments.schema import TINY_BASE, ExperimentConfig, load_experiment, to_yaml
 
 
 def flat(config: ExperimentConfig) -> dict[str, str]:
@@ -52,6 +52,21 @@ def test_arm_on_smaller_mazes_differs_in_the_sizes_alone():
     )
     assert differing(all_sizes, small) == {"name", "data.sizes"}
     assert tuple(small.data.sizes) == (3, 4, 5, 6)
+
+
+def test_long_arms_start_from_the_base_that_is_made_first_by_the_shipped_recipe():
+    base = load_experiment(reproduce_tiny.ARMS / "base.yaml")
+    arms = [load_experiment(reproduce_tiny.ARMS / f"{n}.yaml") for n in reproduce_tiny.NAMES]
+    assert {arm.model for arm in arms} == {str(base.folder / "model")}
+    assert base.model == str(TINY_BASE)
+    assert base.sft.mix == load_experiment(Path("experiments/pretrain_tiny.yaml")).sft.mix
+    assert set(arms[0].data.sizes) <= set(base.data.sizes)
+
+
+def test_mistyped_key_of_the_long_base_is_named(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["reproduce_tiny", "base.trainer.max_step=3"])
+    with pytest.raises(SystemExit, match=r"error: (?s:.*)max_step"):
+        reproduce_tiny.main()
 
 
 def test_default_run_is_the_first_arm_of_the_demo():
