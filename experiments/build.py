@@ -129,12 +129,14 @@ def data(config: ExperimentConfig) -> MazeData:
             cell=REDUCED_CELL if protocol is None else None,
             protocol=protocol,
             seed=config.seed,
+            donors=settings.donors,
         )
     return MazeData.generated(
         maze_settings(config),
         batch_size=settings.batch_size,
         num_problems=settings.num_problems,
         seed=config.seed,
+        donors=settings.donors,
     )
 
 

@@ -30,6 +30,10 @@ class DataConfig:
     sizes: tuple[int, ...] = (3, 4, 5, 6)
     hole_probability: float = 0.2
     num_problems: int = 8192
+    donors: Literal["same", "other", "any", "wrong"] = "same"
+    """Whose visual thoughts ``other_vt`` shows: a problem's of the same category (the size of a
+    maze, the task), of another or of any; ``wrong``: the same problem's, wrongly solved, which is
+    what ``wrong_vt`` shows."""
     batch_size: int = 1
     """Problems a rank and batch."""
     seed: int = 0
@@ -140,6 +144,13 @@ class ExperimentConfig:
                 "trainer.precision=bf16-true is one process's: take bf16-mixed with "
                 "trainer.strategy=zero3"
             )
+        shown = {self.rollout.intervention}
+        if self.method == "sft":
+            shown = {kind.partition(":")[2] for kind in self.sft.mix}
+        for name, is_wrong in (("wrong_vt", True), ("other_vt", False)):
+            if name in shown and (self.data.donors == "wrong") is not is_wrong:
+                wanted = "wrong" if is_wrong else "same, other or any"
+                raise ValueError(f"{name} needs data.donors={wanted}, got {self.data.donors}")
         draws = self.method == "sft" and self.sft.mix.get("interleaved")
         if draws and self.trainer.strategy == "zero3":
             raise ValueError(

@@ -31,7 +31,8 @@ Pixels = Float[Tensor, "3 height width"]
 def intervene(name: str, problem: Problem, donor: Problem | None, seed: int) -> Problem:
     """The problem with its visual thoughts replaced as ``name`` says.
 
-    ``donor`` is another problem, whose thoughts ``other_vt`` shows; the rest do not look at it.
+    ``donor`` is whose thoughts ``other_vt`` and ``wrong_vt`` show: another problem, or this one
+    wrongly solved. The rest do not look at it.
     """
     change = intervention(name)
     if name not in WITHOUT_VISUAL_THOUGHTS and not problem.visual_thoughts:
@@ -89,6 +90,19 @@ def other_vt(problem: Problem, donor: Problem | None, generator: torch.Generator
         raise ValueError(f"other_vt needs another problem's thoughts: {donor.problem_id} is itself")
     if not donor.visual_thoughts:
         raise ValueError(f"other_vt needs a visual thought, and donor {donor.problem_id} has none")
+    return replace(problem, visual_thoughts=donor.visual_thoughts)
+
+
+def wrong_vt(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
+    """A wrong solution of the same problem, drawn as right ones are: the data makes the donor."""
+    if donor is None or donor.problem_id != problem.problem_id:
+        found = None if donor is None else donor.problem_id
+        raise ValueError(
+            f"wrong_vt needs problem {problem.problem_id} itself, wrongly solved, as its donor "
+            f"(data.donors=wrong); got {found}"
+        )
+    if donor.answer == problem.answer:
+        raise ValueError(f"wrong_vt needs a wrong donor: {donor.problem_id} has the true answer")
     return replace(problem, visual_thoughts=donor.visual_thoughts)
 
 
@@ -152,6 +166,7 @@ INTERVENTIONS: dict[str, Intervention] = {
     "true_vt": true_vt,
     "drawn_vt": drawn_vt,
     "other_vt": other_vt,
+    "wrong_vt": wrong_vt,
     "patch_shuffled": patch_shuffled,
     "blurred": blurred,
     "matched_noise": matched_noise,

@@ -64,6 +64,13 @@ def donor():
     return problem("maze-2", 20, num_thoughts=1)
 
 
+def donor_for(name, problem, donor):
+    """What the data gives: another problem, or the same wrongly solved."""
+    if name != "wrong_vt":
+        return donor
+    return replace(problem, answer="U", visual_thoughts=donor.visual_thoughts)
+
+
 def in_bytes(text):
     return tuple(text.encode())
 
@@ -77,7 +84,7 @@ def same(left, right):
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_only_what_the_teacher_is_shown_or_told_changes(maze, donor, name):
     pixels = maze.image.pixels.clone()
-    shown = intervene(name, maze, donor, seed=0)
+    shown = intervene(name, maze, donor_for(name, maze, donor), seed=0)
     for field in fields(Problem):
         if field.name not in ("visual_thoughts", "hints"):
             assert getattr(shown, field.name) is getattr(maze, field.name)
@@ -91,7 +98,7 @@ def test_only_what_the_teacher_is_shown_or_told_changes(maze, donor, name):
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_the_student_never_notices(maze, donor, name):
-    shown = intervene(name, maze, donor, seed=0)
+    shown = intervene(name, maze, donor_for(name, maze, donor), seed=0)
     before, after = (student_context(p, lambda text: (len(text),)) for p in (maze, shown))
     assert all(a is b or a == b for a, b in zip(before, after, strict=True))
 
@@ -101,7 +108,7 @@ def test_the_teacher_never_sees_the_answer(maze, donor, name):
     """Of any control but those that are there to tell it: other words, the same context."""
 
     def seen(problem):
-        shown = intervene(name, problem, donor, seed=0)
+        shown = intervene(name, problem, donor_for(name, problem, donor), seed=0)
         assert shown.hints == ()
         context = teacher_context(shown, in_bytes)
         return [part.pixels.tolist() if isinstance(part, Image) else part for part in context]
@@ -129,7 +136,7 @@ def test_a_control_that_tells_says_it_in_place_of_the_picture(maze, name, told):
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_nothing_is_painted_over_in_place(maze, donor, name):
     kept = [thought.pixels.clone() for thought in maze.visual_thoughts]
-    intervene(name, maze, donor, seed=0)
+    intervene(name, maze, donor_for(name, maze, donor), seed=0)
     assert all(torch.equal(a, t.pixels) for a, t in zip(kept, maze.visual_thoughts, strict=True))
 
 
@@ -162,6 +169,18 @@ def test_other_vt_needs_another_problem(maze, donor):
         intervene("other_vt", maze, replace(donor, problem_id="maze-1"), seed=0)
     with pytest.raises(ValueError, match="donor maze-2 has none"):
         intervene("other_vt", maze, replace(donor, visual_thoughts=()), seed=0)
+
+
+def test_wrong_vt_shows_the_problem_itself_wrongly_solved(maze, donor):
+    wrong = replace(maze, answer="R", visual_thoughts=donor.visual_thoughts)
+    shown = intervene("wrong_vt", maze, wrong, seed=0)
+    assert shown.visual_thoughts == donor.visual_thoughts
+    assert shown.answer == maze.answer
+    for misfit in (None, donor):
+        with pytest.raises(ValueError, match=r"wrong_vt needs problem maze-1 .*data\.donors=wrong"):
+            intervene("wrong_vt", maze, misfit, seed=0)
+    with pytest.raises(ValueError, match="maze-1 has the true answer"):
+        intervene("wrong_vt", maze, maze, seed=0)
 
 
 def test_no_vt_keeps_the_teachers_sentences(maze):
