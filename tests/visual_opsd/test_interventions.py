@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from datamodules.frozen_lake import MazeSettings, generate_problem
 from visual_opsd.contexts import (
@@ -21,6 +22,7 @@ from visual_opsd.interventions import (
     blur,
     intervene,
     intervention,
+    marked_region,
     noise_like,
     shuffle_patches,
 )
@@ -203,6 +205,31 @@ def test_blank_is_the_middle_of_the_pixel_range(maze):
         assert not thought.pixels.any()
 
 
+def test_the_crop_shows_where_the_line_is_and_not_the_line():
+    """A red line in one corner of a maze: that corner comes, larger, without the line."""
+    problem = generate_problem(MazeSettings(sizes=(4,)), "train", 0)
+    original = problem.image.pixels
+    marked = original.clone()
+    marked[:, 32:64, 16:48] = torch.tensor([1.0, -1, -1])[:, None, None]
+    crop = marked_region(original, marked)
+    expected = original[:, 32:64, 16:48].unsqueeze(0)
+    assert torch.equal(crop, F.interpolate(expected, (64, 64), mode="bilinear")[0])
+    shown = intervene("region_crop", problem, None, seed=0).visual_thoughts[0].pixels
+    assert shown.shape == original.shape
+    assert (shown[0] - shown[1]).max() < 1.5  # no pure red, which the line is
+    blind = replace(problem, visual_thoughts=(replace(problem.image, role=Role.VISUAL_THOUGHT),))
+    with pytest.raises(ValueError, match=f"{problem.problem_id}: .* marks nothing"):
+        intervene("region_crop", blind, None, seed=0)
+
+
+def test_the_crop_keeps_proportions_and_stays_in_the_picture():
+    original = picture(0, (40, 80))
+    marked = original.clone()
+    marked[:, 35:40, 0:4] += 2
+    whole = F.interpolate(original[None, :, 35:40, 0:10], (40, 80), mode="bilinear")[0]
+    assert torch.equal(marked_region(original, marked), whole)
+
+
 def test_shuffling_keeps_every_patch_and_moves_some(maze):
     pixels = maze.visual_thoughts[0].pixels
     shuffled = intervene("patch_shuffled", maze, None, seed=0).visual_thoughts[0].pixels
@@ -309,7 +336,7 @@ def test_legacy_noise_leaves_the_pixel_range(maze):
     assert (noise.abs() > 1).float().mean().item() == pytest.approx(0.317, abs=0.03)
 
 
-@pytest.mark.parametrize("name", [*REPAINTED, "problem_copy"])
+@pytest.mark.parametrize("name", [*REPAINTED, "problem_copy", "region_crop"])
 def test_a_second_size_for_latents_is_changed_alike(maze, name):
     """Else the truth would stay visible to whoever reads latents."""
     second = picture(3, (32, 32))
