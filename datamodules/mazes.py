@@ -140,6 +140,14 @@ class ThinkMorphRows:
         return np.flatnonzero(fits[kind])
 
 
+def groups_of(source: ProblemSource) -> dict[str, list[int]]:
+    """The indices of every group, in order."""
+    groups: dict[str, list[int]] = {}
+    for index in range(len(source)):
+        groups.setdefault(source.group(index), []).append(index)
+    return groups
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
     """Which rows go into which batch, on which rank."""
@@ -184,9 +192,7 @@ class ProblemLoader:
         self.plan = plan
         self.donors = donors
         self.position = position
-        groups: dict[str, list[int]] = {}
-        for index in range(len(source)):
-            groups.setdefault(source.group(index), []).append(index)
+        groups = groups_of(source)
         self._rows = plan.batch_size * plan.world_size
         self._groups = [np.array(groups[name]) for name in sorted(groups)]
         self._num_batches = sum(len(members) // self._rows for members in self._groups)
@@ -266,9 +272,7 @@ class FixedBatches:
         """
         self.source = source
         self.donors = donors
-        groups: dict[str, list[int]] = {}
-        for index in range(len(source)):
-            groups.setdefault(source.group(index), []).append(index)
+        groups = groups_of(source)
         rows = plan.batch_size * plan.world_size
         self._batches: list[Sequence[int]] = []
         for name in sorted(groups):

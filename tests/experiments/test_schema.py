@@ -181,3 +181,10 @@ def test_a_control_that_shows_donors_says_which_it_needs(yaml):
     with pytest.raises(ValueError, match="wrong_vt needs"):
         load_experiment(yaml, mixed)
     assert load_experiment(yaml, [*mixed, "data.donors=wrong"]).sft.mix
+
+
+def test_off_policy_sampling_needs_somebody_who_kept_the_start_weights(yaml):
+    off_policy = "rollout.policy=start"
+    assert load_experiment(yaml, [off_policy]).rollout.policy == "start"
+    with pytest.raises(ValueError, match="take fixed or adapter_off, not ema"):
+        load_experiment(yaml, [off_policy, "visual_opsd.teacher=ema"])
