@@ -21,14 +21,21 @@ from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import GeneratedMazes
 from experiments import build
 from experiments.evaluate import parse_as, read_folder
-from experiments.evaluation import FAST_DRAWING, GREEDY, evaluate, score_answer, share
+from experiments.evaluation import GREEDY, evaluate, score_answer, share
 from experiments.report import table, words
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.vsp import maze_of, vsp_folder, vsp_problems
 from visual_opsd.contexts import Problem
-from visual_opsd.leaks import alone, hash_distances, is_read_off, overlap, probe
+from visual_opsd.leaks import (
+    hash_distances,
+    is_read_off,
+    last_thought,
+    overlap,
+    probe,
+    without_problem_picture,
+)
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.rollouts.answering import answer, in_batches
+from visual_opsd.rollouts.answering import Answer, in_batches
 from visual_opsd.rollouts.trajectories import show
 from visual_opsd.seeds import row_seed
 from visual_opsd.statistics import Estimate
@@ -39,7 +46,7 @@ _READERS = {
     "probe": "first move, by a linear probe on the visual thought",
     "probe_on_problem": "first move, by the same probe on the problem's picture",
     "commonest": "first move, always the commonest",
-    "model_alone": "the model, given the visual thought as the only picture",
+    "model_alone": "the model, given the visual thought without the problem's picture",
     "text_only": "the model, given the problem's picture",
     "privileged": "the model, given both",
 }
@@ -150,7 +157,7 @@ def audited(config: LeakAuditConfig) -> list[Problem]:
 
 def read_leaks(config: LeakAuditConfig, problems: Sequence[Problem]) -> list[Leak]:
     """Ask everybody for every answer."""
-    pictures = [alone(problem).image.pixels for problem in problems]
+    pictures = [last_thought(problem).pixels for problem in problems]
     first_moves = [problem.answer.split(",")[0] for problem in problems]
     commonest = max(set(first_moves), key=first_moves.count)
     probed = probe(pictures, first_moves)
@@ -181,17 +188,17 @@ def answered_alone(model: Any, tokenizer: Any, problems: Sequence[Problem]) -> l
     """Whether the model solves each maze from its visual thought without the maze, greedily."""
     solved: dict[int, bool] = {}
     for indices in in_batches(problems, BATCH_SIZE):
-        answers = answer(
-            "text_only",
-            model,
-            tokenizer,
-            [alone(problems[index]) for index in indices],
-            sampling=GREEDY,
-            drawing=FAST_DRAWING,
-            seeds=[0] * len(indices),
-        )
-        for index, given in zip(indices, answers, strict=True):
-            solved[index] = score_answer(problems[index], given, "text_only").is_solved
+        contexts = [without_problem_picture(problems[index], tokenizer.encode) for index in indices]
+        completions = model.sample(contexts, GREEDY, [0] * len(indices))
+        for row, index in enumerate(indices):
+            given = Answer(
+                problem_id=problems[index].problem_id,
+                text=tokenizer.decode(completions.ids[row].tolist()),
+                num_tokens=completions.lengths[row],
+                seconds=0.0,
+                is_cut=completions.is_cut[row],
+            )
+            solved[index] = score_answer(problems[index], given, "privileged").is_solved
     return [solved[index] for index in range(len(problems))]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,23 +14,28 @@ from torch import Tensor
 
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
 from visual_opsd.benchmarks.mazes import Maze
-from visual_opsd.contexts import Problem, Role
+from visual_opsd.contexts import Context, Encode, Image, Problem, teacher_context
 
 HASH_SIDE = 8
 """A perceptual hash has the square of it in bits."""
 _PROBED_SIDE = 24
 
 
-def alone(problem: Problem) -> Problem:
-    """The question about the last visual thought instead of the problem's picture.
+def last_thought(problem: Problem) -> Image:
+    """The visual thought that is audited: the finished one.
 
     Raises:
-        ValueError: The problem has no visual thought.
+        ValueError: The problem has none.
     """
     if not problem.visual_thoughts:
         raise ValueError(f"problem {problem.problem_id} has no visual thought to be audited")
-    picture = replace(problem.visual_thoughts[-1], role=Role.PROBLEM)
-    return replace(problem, image=picture, visual_thoughts=())
+    return problem.visual_thoughts[-1]
+
+
+def without_problem_picture(problem: Problem, encode: Encode) -> Context:
+    """What the teacher sees but for the problem's picture: question and visual thoughts."""
+    seen = teacher_context(problem, encode)
+    return tuple(segment for segment in seen if segment is not problem.image)
 
 
 def is_read_off(pixels: Float[Tensor, "3 height width"], maze: Maze) -> bool:

@@ -10,9 +10,17 @@ from datamodules.frozen_lake import MazeSettings, generate_problem
 from visual_opsd.benchmarks.maze_pictures import reduced_problem, to_pixels
 from visual_opsd.benchmarks.mazes import Maze
 from visual_opsd.benchmarks.vsp import maze_of
-from visual_opsd.contexts import Image, Role
+from visual_opsd.contexts import Image, teacher_context
 from visual_opsd.interventions import intervene
-from visual_opsd.leaks import alone, hash_distances, is_read_off, overlap, perceptual_hash, probe
+from visual_opsd.leaks import (
+    hash_distances,
+    is_read_off,
+    last_thought,
+    overlap,
+    perceptual_hash,
+    probe,
+    without_problem_picture,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +41,19 @@ def test_a_true_visual_thought_gives_the_whole_answer_away(mazes):
 @pytest.mark.parametrize("control", ["matched_noise", "blank", "problem_copy", "patch_shuffled"])
 def test_a_control_gives_nothing_away(mazes, control):
     shown = [intervene(control, maze, None, seed=0) for maze in mazes]
-    assert not any(is_read_off(alone(maze).image.pixels, maze_of(maze)) for maze in shown)
+    assert not any(is_read_off(last_thought(maze).pixels, maze_of(maze)) for maze in shown)
 
 
-def test_alone_shows_the_thought_where_the_problem_was(mazes):
-    shown = alone(mazes[0])
-    assert torch.equal(shown.image.pixels, mazes[0].visual_thoughts[0].pixels)
-    assert (shown.image.role, shown.visual_thoughts) == (Role.PROBLEM, ())
+def test_alone_the_thought_stands_where_the_teacher_sees_it(mazes, tokenizer):
+    maze, encode = mazes[0], tokenizer.encode
+    seen = without_problem_picture(maze, encode)
+    assert [s for s in seen if isinstance(s, Image)] == list(maze.visual_thoughts)
+    assert [*seen[:1], maze.image, *seen[1:]] == list(teacher_context(maze, encode))
+
+
+def test_without_a_visual_thought_there_is_nothing_to_audit(mazes):
     with pytest.raises(ValueError, match=mazes[0].problem_id):
-        alone(replace(mazes[0], visual_thoughts=()))
+        last_thought(replace(mazes[0], visual_thoughts=()))
 
 
 def test_a_probe_finds_what_is_linear_and_nothing_in_noise():
