@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, false_discovery_control, norm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
@@ -177,7 +177,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values that bound the share of false discoveries, in the given order."""
     if not p_values:
         return []
-    return [float(p) for p in multipletests(list(p_values), method="fdr_bh")[1]]
+    return [float(p) for p in false_discovery_control(list(p_values))]
 
 
 def equivalence(a: ArrayLike, b: ArrayLike, margin: float) -> Equivalence:
