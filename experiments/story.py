@@ -29,7 +29,14 @@ from experiments.evaluation import (
     share,
     trivial,
 )
-from experiments.kl_gap import SAMPLED, Trajectories, gap_record, sample_fixed, token_gaps
+from experiments.kl_gap import (
+    SAMPLED,
+    Trajectories,
+    gap_record,
+    sample_fixed,
+    sampled_rows,
+    token_gaps,
+)
 from experiments.latency import time_in_turn
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all
@@ -234,13 +241,7 @@ class Story:
             means = np.array(gap["fixed_sums"][:among]) / np.array(gap["fixed_lengths"][:among])
             chosen = [self.problems[index] for index in np.argsort(-means)[:num_shown]]
             fixed = sample_fixed(base, tokenizer, chosen, SAMPLED, self.settings.seed)
-            ids = {
-                index: row[is_sampled].tolist()
-                for indices, completions in zip(fixed.batches, fixed.completions, strict=True)
-                for index, row, is_sampled in zip(
-                    indices, completions.ids, completions.is_sampled, strict=True
-                )
-            }
+            ids = [row.tolist() for row in sampled_rows(fixed, "ids")]
             gaps = {
                 name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
                 for name in ("base", *self.arms)

@@ -8,7 +8,9 @@ early has whole seeds; every run is measured by the process that trained it
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,8 +65,8 @@ class StudyConfig:
     """At most so many of every arm."""
     num_problems: int = 2048
     """Held-out mazes, greedy, text-only: the same for everybody."""
-    num_drawn: int = 512
-    """The first of them, drawn; twice as many are answered with the true drawing in sight."""
+    num_drawn: int = 1024
+    """The first of them, drawn, and answered with the true drawing in sight."""
     num_trajectories: int = 1024
     """Fixed completions of the base that the gap is measured on."""
     num_elsewhere: int = 512
@@ -77,6 +79,8 @@ class StudyConfig:
     """How many samples and CPU-seconds until this share of the validation mazes is solved?"""
     seed: int = 0
     """Of sampling and resampling; runs have their own."""
+    num_resamples: int = 10_000
+    """Of every bootstrap."""
     jobs: int = 0
     """Runs at once; 0: one a core, or one if there is a GPU."""
 
@@ -143,6 +147,7 @@ class Study:
         if config.other_base is not None:
             self.bases[OTHER_BASE] = Path(config.other_base)
         self.runs = self._runs()
+        self._started: float | None = None
 
     @classmethod
     def open(cls, folder: Path) -> "Study":
@@ -179,15 +184,22 @@ class Study:
             return build.held_out(replace(mazes, sizes=UNSEEN_SIZES), "test", count)
         return build.held_out(mazes, on, count)
 
-    @property
-    def seconds_so_far(self) -> float:
-        """Wall time of all its sessions."""
-        path = self.folder / "seconds.json"
-        return float(json.loads(path.read_text())) if path.is_file() else 0.0
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Count the seconds within, on top of earlier sessions (but of those killed outright)."""
+        self._started = time.perf_counter()
+        try:
+            yield
+        finally:
+            files.write(self.folder / "seconds.json", json.dumps(self.seconds))
+            self._started = None
 
-    def keep_seconds(self, seconds: float) -> None:
-        """Note the wall time of all sessions."""
-        files.write(self.folder / "seconds.json", json.dumps(seconds))
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sessions up to now."""
+        path = self.folder / "seconds.json"
+        before = float(json.loads(path.read_text())) if path.is_file() else 0.0
+        return before + (time.perf_counter() - self._started if self._started else 0.0)
 
     @property
     def draws(self) -> list[Run]:
@@ -259,8 +271,12 @@ class Study:
         jobs = {name: self._job(name, 1) for name in self.bases}
         jobs |= {f"drawings-{run.name}": self._job(f"drawings-{run.name}", 1) for run in self.draws}
         jobs |= {run.name: self._job(run.name, run.config.trainer.max_steps) for run in self.runs}
-        at_once = self.config.jobs or num_at_once()
-        return run_all(jobs, at_once=at_once, together=self.config.name)
+        is_on_gpu = torch.cuda.is_available()
+        at_once = self.config.jobs or (1 if is_on_gpu else os.cpu_count() or 1)
+        # One thread, whatever runs beside: another number adds up in another order, and one token
+        # sampled otherwise is another completion.
+        threads = None if is_on_gpu else 1
+        return run_all(jobs, at_once=at_once, threads=threads, together=self.config.name)
 
     def _job(self, name: str, total: int) -> Job:
         run_folder = self.folder / "arms" / name
@@ -302,8 +318,3 @@ class Study:
         # One optimiser for all arms, whatever their method.
         sft = replace(config.sft, optimiser=self.shared.optimiser)
         return Run(arm=arm + suffix, number=number, base=base, config=replace(config, sft=sft))
-
-
-def num_at_once() -> int:
-    """One run a core, or one on a GPU."""
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1

@@ -181,7 +181,7 @@ def comparison_section(summary: dict[str, Any]) -> str:
                 cell["question"],
                 f"`{cell['arms'][0]}` {one}",
                 f"`{cell['arms'][1]}` {other}",
-                percent(estimate(cell["base"])),
+                _only(cell),
                 _valued(Estimate(**cell["difference"]), cell["unit"], is_difference=True),
                 f"`{cell['decided_by']}`" if cell["decided_by"] else "open",
             ]
@@ -193,10 +193,20 @@ def comparison_section(summary: dict[str, Any]) -> str:
     )
 
 
+def _only(cell: dict[str, Any]) -> str:
+    """The base's value, where it has one."""
+    if cell["base"] is None:
+        return "-"
+    value = cell["base"]["value"]
+    return f"{value:.3f}" if cell["unit"] == "error" else f"{100 * value:.1f} %"
+
+
 def _valued(found: Estimate, unit: str, *, is_difference: bool = False) -> str:
     if unit == "share":
         return words(found, "points" if is_difference else "share")
-    return f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+    digits = 3 if unit == "error" else 0
+    low, high = (f"{end:,.{digits}f}" for end in (found.low, found.high))
+    return f"{found.value:,.{digits}f} [{low}, {high}]"
 
 
 def speed_section(summary: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from experiments.study_worker import donors_of
 from visual_opsd.statistics import holm, mcnemar_exact
 
 SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "study.max_seeds=2"]
+SMALL += ["study.num_resamples=100"]
 SOLVED = {BASE: 20, "true_vt": 34, "sft": 36, "matched_noise": 20, "answer_text": 35}
 """Of 40, the first so many; the other arms solve as many as the base."""
 CLOSED = {BASE: 0.0, "true_vt": 0.6, "sft": 0.1}
@@ -57,7 +58,7 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
     asked = [("test", "text_only", 40)]
     if name == base or arm in COMPARED:
         asked += [("unseen_sizes", "text_only", 10), ("hard", "text_only", 10)]
-        asked += [("test", "privileged", 20), ("test", "drawn", 10)]
+        asked += [("test", "privileged", 10), ("test", "drawn", 10)]
     if name == base:
         asked += [(f"dose_{a}", "privileged", 10) for a in study.config.arms if a != "sft"]
     for on, way, count in asked:
@@ -67,6 +68,7 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
     gap = {"fixed_sums": [left, 3 * left, 2 * left], "fixed_lengths": [4, 6, 5], "fixed_mean": 0.4}
     gap |= {"classes": {"thought": [left, 10], "answer": [5 * left, 5]}, "max_rescore_error": 0.0}
     record = {"base": base, "base_digest": "abc", "scored": [a[:2] for a in asked], "gap": gap}
+    record["calibration_error"] = 0.1
     if name != base:
         record |= {"arm": arm, "number": int(name.rpartition("-")[2]), "steps": 600}
         record |= {"samples_a_step": 32, "cpu_seconds": 300.0}
@@ -287,7 +289,9 @@ def test_speed_up_is_no_drawing_times_fewer_tokens():
         "base_text_only": [0.1, 0.1],
         "student_text_only": [0.05, 0.15],
     }
-    found = decompose(seconds, {"drawn": [40.0, 20.0], "student": [10.0, 20.0]}, seed=0)
+    found = decompose(
+        seconds, {"drawn": [40.0, 20.0], "student": [10.0, 20.0]}, seed=0, resamples=10
+    )
     assert found["whole"]["value"] == pytest.approx(10)
     assert found["fewer_tokens"]["value"] == pytest.approx(2)
     assert found["no_drawing"]["value"] == pytest.approx(5)
