@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from omegaconf import MISSING, OmegaConf
@@ -29,10 +29,14 @@ PREFIX = "study."
 BASE, OTHER_BASE = "base", "other_base"
 FROM_OTHER_BASE = ("true_vt", "matched_noise")
 """The arms that are trained from the second base too."""
-COMPARED = ("true_vt", "sft")
-"""The arms of the map: what Visual-OPSD and SFT are good for besides in-distribution accuracy."""
+PAIRS = (("true_vt", "sft"), ("drawn_vt", "self_training"))
+"""Compared in the map, which asks what else than in-distribution accuracy either is good for:
+distillation and imitation with gold answers, and without any."""
+COMPARED = tuple(arm for pair in PAIRS for arm in pair)
 UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
+MAY_GROW = ("arms", "bases", "other_base", "max_seeds", "jobs", "quick")
+"""Facts about a study that may be added to, or change no result."""
 MAY_DIFFER = ("name", "seed", "method", "rollout", "visual_opsd", "sft", "drawing", "drawing_seed")
 """Parts of an experiment that an arm may change; the rest is what makes arms comparable."""
 
@@ -157,8 +161,11 @@ class Study:
     @cached_property
     def shared(self) -> ExperimentConfig:
         """What all arms share."""
-        path = Path("experiments") / f"{self.config.experiment}.yaml"
-        return load_experiment(path, list(self.config.shared))
+        return load_experiment(self._path, list(self.config.shared))
+
+    @property
+    def _path(self) -> Path:
+        return Path("experiments") / f"{self.config.experiment}.yaml"
 
     def run(self, name: str) -> Run:
         """A run by its name."""
@@ -235,6 +242,8 @@ class Study:
     def claim(self) -> None:
         """Make the folder this study's, before anything is measured or trained.
 
+        Arms, seeds and a second base may be added; what is there may not be changed.
+
         Raises:
             ValueError: It holds another study; names the keys.
             FileNotFoundError: No such base.
@@ -249,14 +258,18 @@ class Study:
         for key, base in self.bases.items():
             if not base.is_dir():
                 raise build.absent("model" if key == BASE else f"{PREFIX}other_base", base)
-        mine = {
-            **{k: v for k, v in asdict(self.config).items() if k not in ("jobs", "max_seeds")},
-            "bases": {name: build.digest(base) for name, base in self.bases.items()},
-        }
         path = self.folder / "study.json"
-        commit = json.loads(path.read_text())["commit"] if path.is_file() else build.commit()
-        files.check_same(path, {**mine, "commit": commit}, "another study")
-        files.write(path, json.dumps({**mine, "commit": commit}, indent=2) + "\n")
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+        mine = {
+            **asdict(self.config),
+            "bases": {name: build.digest(base) for name, base in self.bases.items()},
+            "commit": saved.get("commit", build.commit()),
+        }
+        for key in ("arms", "bases"):
+            mine[key] = {**saved.get(key, {}), **mine[key]}
+        if saved:
+            files.check_same(self.folder, _terms(saved, mine), _terms(mine, mine), "another study")
+        files.write(path, json.dumps(mine, indent=2) + "\n")
         files.write(
             self.folder / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config))
         )
@@ -305,16 +318,34 @@ class Study:
         return tuple(found)
 
     def _one(self, arm: str, number: int, base: str) -> Run:
-        path = Path("experiments") / f"{self.config.experiment}.yaml"
         suffix = "" if base == BASE else f"_{base}"
-        placed = [
-            f"name={arm}{suffix}-{number}",
-            f"output_dir={self.folder / 'arms'}",
-            f"seed={self.shared.seed + number - 1}",
-            *([] if base == BASE else [f"model={self.bases[base]}"]),
-        ]
-        changes = self.config.arms[arm].changes
-        config = load_experiment(path, [*self.config.shared, *changes, *placed])
-        # One optimiser for all arms, whatever their method.
-        sft = replace(config.sft, optimiser=self.shared.optimiser)
-        return Run(arm=arm + suffix, number=number, base=base, config=replace(config, sft=sft))
+        config = replace(
+            self._arms[arm],
+            name=f"{arm}{suffix}-{number}",
+            output_dir=str(self.folder / "arms"),
+            seed=self.shared.seed + number - 1,
+            **({} if base == BASE else {"model": str(self.bases[base])}),
+        )
+        return Run(arm=arm + suffix, number=number, base=base, config=config)
+
+    @cached_property
+    def _arms(self) -> dict[str, ExperimentConfig]:
+        """Every arm's experiment, with one optimiser for all, whatever their method."""
+        loaded = {
+            name: load_experiment(self._path, [*self.config.shared, *arm.changes])
+            for name, arm in self.config.arms.items()
+        }
+        return {
+            name: replace(config, sft=replace(config.sft, optimiser=self.shared.optimiser))
+            for name, config in loaded.items()
+        }
+
+
+def _terms(facts: dict[str, Any], all_facts: dict[str, Any]) -> dict[str, Any]:
+    """What may not change of a study; arms and bases that ``facts`` lacks count as in the other."""
+    arms, bases = ({**all_facts[key], **facts[key]} for key in ("arms", "bases"))
+    return {
+        **{key: value for key, value in facts.items() if key not in MAY_GROW},
+        **{f"bases.{name}": digest for name, digest in bases.items()},
+        **{f"arms.{name}": list(arm["changes"]) for name, arm in arms.items()},
+    }

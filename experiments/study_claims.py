@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import BASE, OTHER_BASE
+from experiments.study import BASE, OTHER_BASE, PAIRS
 from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Numbers
 from visual_opsd.statistics import Estimate, bootstrap_statistic
 
@@ -19,8 +19,6 @@ MARGIN = 0.03
 """What counts as no change of accuracy."""
 MIN_CLOSURE, MAX_FREE_CLOSURE = 0.584, 0.05
 DRAWN, PRIVILEGED = Key("test", "drawn"), Key("test", "privileged")
-PAIRS = ((TRUE, SFT), ("drawn_vt", "self_training"))
-"""Compared in the map: with gold answers, and without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +100,12 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
     def ahead(other: str, key: Key) -> Callable[[], tuple[bool, Any]]:
         def decide() -> tuple[bool, Any]:
             found = numbers.between_firsts(TRUE, TEXT, other, key)
-            return found.low > 0, {"difference": found.as_dict()}
+            said = {"difference": found.as_dict()}
+            dose = Key(f"dose_{other}", PRIVILEGED.way)
+            if numbers.results.has(BASE, dose):
+                # A control that the base cannot read says little about what it shows.
+                said["accuracy_of_its_teacher"] = numbers.accuracy(BASE, dose).as_dict()
+            return found.low > 0, said
 
         return decide
 

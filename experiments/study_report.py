@@ -251,7 +251,8 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
         [
             f"- Commit `{summary['commit']}`; {summary['wall_seconds']:,.0f} seconds in all.",
             f"- All arms: `experiments/{study.config.experiment}.yaml`, {shared.trainer.max_steps} "
-            f"steps of {shared.data.batch_size * shared.trainer.accumulate} problems.",
+            f"steps of {shared.sequences_a_batch * shared.trainer.accumulate} problems"
+            f"{''.join(f', `{change}`' for change in study.config.shared)}.",
             *(
                 f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
                 for name, arm in study.config.arms.items()

@@ -13,7 +13,7 @@ from experiments import ablate_noise
 from experiments.evaluation import Prediction, load_predictions, save_predictions
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
-from experiments.study import BASE, COMPARED, Study, load_study
+from experiments.study import BASE, COMPARED, ArmConfig, Study, load_study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import Results
@@ -174,6 +174,15 @@ def test_folder_of_another_study_is_refused(study):
     with pytest.raises(ValueError, match="another study: num_dosed: 512 -> 7"):
         other.claim()
     Study.open(study.folder).claim()
+
+
+def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
+    config = replace(study.config, max_seeds=3, other_base=study.shared.model)
+    added = {**config.arms, "blurred": ArmConfig(changes=("rollout.intervention=blurred",))}
+    Study(replace(config, arms=added)).claim()
+    changed = {**added, "blurred": ArmConfig(changes=("rollout.intervention=blank",))}
+    with pytest.raises(ValueError, match=r"another study: arms.blurred: .*blurred.* -> .*blank"):
+        Study(replace(config, arms=changed)).claim()
 
 
 # Refused results
