@@ -37,8 +37,11 @@ UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
 MAY_GROW = ("arms", "bases", "other_base", "max_seeds", "jobs", "quick")
 """Facts about a study that may be added to, or change no result."""
-MAY_DIFFER = ("name", "seed", "method", "rollout", "visual_opsd", "sft", "drawing", "drawing_seed")
-"""Parts of an experiment that an arm may change; the rest is what makes arms comparable."""
+MAY_DIFFER = (
+    *("name", "seed", "method", "rollout.", "visual_opsd.", "sft.", "drawing"),
+    *("data.donors", "data.answers"),
+)
+"""Keys of an experiment that an arm may change; the rest is what makes arms comparable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +178,7 @@ class Study:
         return found[name]
 
     def result(self, name: str) -> Path:
-        """Where a run's, a base's or the drawings' result lies: the last thing that is written."""
+        """Where a run's or a base's result lies: the last thing that is written."""
         return self.folder / "results" / f"{name}.json"
 
     def predictions(self, name: str, on: str, way: str) -> Path:
@@ -208,16 +211,6 @@ class Study:
         before = float(json.loads(path.read_text())) if path.is_file() else 0.0
         return before + (time.perf_counter() - self._started if self._started else 0.0)
 
-    @property
-    def draws(self) -> list[Run]:
-        """A run of every bank of drawings that runs show."""
-        found = {
-            (run.base, run.config.drawing, run.config.seed_of_drawings): run
-            for run in reversed(self.runs)
-            if run.config.method == "visual_opsd" and run.config.rollout.intervention == "drawn_vt"
-        }
-        return list(found.values())
-
     def check(self) -> None:
         """All arms start from one base, on the same data, for as many steps.
 
@@ -229,7 +222,7 @@ class Study:
             changed = {
                 key: values
                 for key, values in differing(first, other).items()
-                if key.split(".")[0] not in MAY_DIFFER
+                if not key.startswith(MAY_DIFFER)
             }
             if first.optimiser != other.optimiser:
                 changed["optimiser"] = (first.optimiser, other.optimiser)
@@ -282,7 +275,6 @@ class Study:
     def execute(self) -> dict[str, Path]:
         """Do all that is not done; returns the logs of what failed, by name."""
         jobs = {name: self._job(name, 1) for name in self.bases}
-        jobs |= {f"drawings-{run.name}": self._job(f"drawings-{run.name}", 1) for run in self.draws}
         jobs |= {run.name: self._job(run.name, run.config.trainer.max_steps) for run in self.runs}
         is_on_gpu = torch.cuda.is_available()
         at_once = self.config.jobs or (1 if is_on_gpu else os.cpu_count() or 1)

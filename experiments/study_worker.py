@@ -1,4 +1,4 @@
-"""One part of a study in a process of its own: train a run and measure it, measure a base, draw.
+"""One part of a study in a process of its own: train a run and measure it, or measure a base.
 
 ``python -m experiments.study_worker STUDY_FOLDER NAME``; what is there already is not made again.
 """
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
-from experiments import build, draw_thoughts, files
+from experiments import build, draw_thoughts, files, own_answers
 from experiments.evaluation import GREEDY, evaluate, load_predictions, save_predictions
 from experiments.kl_gap import (
     SAMPLED,
@@ -22,10 +23,11 @@ from experiments.kl_gap import (
     sampled_rows,
     token_gaps,
 )
-from experiments.report import HELD_OUT, read_curve
+from experiments.report import read_curve
 from experiments.schema import ExperimentConfig
 from experiments.study import COMPARED, Run, Study
 from experiments.train import train
+from experiments.watch import HELD_OUT
 from visual_opsd.contexts import Problem
 from visual_opsd.metrics.calibration import answer_confidence, expected_calibration_error
 from visual_opsd.metrics.token_classes import TOKEN_CLASSES
@@ -33,8 +35,6 @@ from visual_opsd.models.bagel import checkpoints
 from visual_opsd.rollouts.answering import Way
 from visual_opsd.rollouts.trajectories import show
 from visual_opsd.seeds import row_seed
-
-DRAWINGS = "drawings-"
 
 
 def main() -> None:
@@ -49,19 +49,15 @@ def main() -> None:
 
 def do(study: Study, name: str) -> Path:
     """Do one part of a study; returns its result's file, written last."""
-    if name.startswith(DRAWINGS):
-        artist = draw_thoughts.fill(study.run(name.removeprefix(DRAWINGS)).config)
-        result: dict[str, Any] = {"num_drawn": artist.num_drawn}
-    elif name in study.bases:
-        result = measure_base(study, name)
-    else:
-        result = train_and_measure(study, study.run(name))
+    is_base = name in study.bases
+    result = measure_base(study, name) if is_base else train_and_measure(study, study.run(name))
     return files.write(study.result(name), json.dumps(result))
 
 
 def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
     """A run from start to numbers."""
     config = run.config
+    fill_bank(study, run)
     model_folder = train(config)
     last = build.last_checkpoint(config.folder)
     curve = read_curve(config.folder, HELD_OUT)
@@ -83,6 +79,18 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         "calibration_error": measured.calibration_error() if is_compared else None,
         "gap": measured.gap(),
     }
+
+
+def fill_bank(study: Study, run: Run) -> None:
+    """Let the base draw, or draw and answer, what the arm is to see: once for all its seeds."""
+    config = run.config
+    path = study.folder / "banks" / f"{run.arm}.json"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # another seed may be at it
+        if config.data.answers == "own":
+            files.kept(path, lambda: {"file": str(own_answers.collect(config))})
+        elif config.method == "visual_opsd" and config.rollout.intervention == "drawn_vt":
+            files.kept(path, lambda: {"num_drawn": draw_thoughts.fill(config).num_drawn})
 
 
 def measure_base(study: Study, name: str) -> dict[str, Any]:

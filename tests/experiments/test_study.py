@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments import ablate_noise
+from experiments import ablate_noise, build
 from experiments.evaluation import Prediction, load_predictions, save_predictions
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
@@ -25,6 +25,7 @@ SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "st
 SMALL += ["study.num_resamples=100"]
 SOLVED = {BASE: 20, "true_vt": 34, "sft": 36, "matched_noise": 20, "answer_text": 35}
 """Of 40, the first so many; the other arms solve as many as the base."""
+IMITATED = ("sft", "self_training")
 CLOSED = {BASE: 0.0, "true_vt": 0.6, "sft": 0.1}
 
 
@@ -60,7 +61,7 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
         asked += [("unseen_sizes", "text_only", 10), ("hard", "text_only", 10)]
         asked += [("test", "privileged", 10), ("test", "drawn", 10)]
     if name == base:
-        asked += [(f"dose_{a}", "privileged", 10) for a in study.config.arms if a != "sft"]
+        asked += [(f"dose_{a}", "privileged", 10) for a in study.config.arms if a not in IMITATED]
     for on, way, count in asked:
         found = predictions(count, SOLVED.get(arm, 20) * count // 40, way)
         save_predictions(study.predictions(name, on, way), found)
@@ -98,7 +99,7 @@ def study(tmp_path: Path) -> Study:
 def test_every_arm_of_the_issue_has_its_seeds():
     arms = load_study(ablate_noise.TABLE).arms
     more, fewer = {"true_vt", "matched_noise", "sft"}, {"other_vt", "blank", "no_vt"}
-    fewer |= {"problem_copy", "drawn_vt", "answer_text"}
+    fewer |= {"problem_copy", "drawn_vt", "answer_text", "self_training"}
     assert {name for name, arm in arms.items() if arm.seeds == 5} == more
     assert {name for name, arm in arms.items() if arm.seeds == 3} == fewer
 
@@ -108,7 +109,7 @@ def test_arms_differ_in_what_the_teacher_is_shown_alone(tmp_path):
     first = {run.arm: run.config for run in study.runs if run.number == 1}
     for arm, config in first.items():
         keys = set(differing(first["true_vt"], config)) - {"name"}
-        if arm == "sft":
+        if config.method == "sft":
             assert config.sft.optimiser == first["true_vt"].visual_opsd.optimiser
         else:
             drawn = {k for k in keys if k.startswith("drawing")}
@@ -120,12 +121,15 @@ def test_arms_differ_in_what_the_teacher_is_shown_alone(tmp_path):
 def test_stopped_early_a_study_has_whole_seeds(tmp_path):
     numbers = [run.number for run in study_in(tmp_path, "study.max_seeds=5").runs]
     assert numbers == sorted(numbers)
-    assert [numbers.count(number) for number in range(1, 6)] == [9, 9, 9, 3, 3]
+    assert [numbers.count(number) for number in range(1, 6)] == [10, 10, 10, 3, 3]
 
 
-def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path):
-    (run,) = study_in(tmp_path).draws
-    assert run.name == "drawn_vt-1"
+@pytest.mark.parametrize("arm", ["drawn_vt", "self_training"])
+def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path, arm):
+    configs = [run.config for run in study_in(tmp_path).runs if run.arm == arm]
+    assert [config.seed for config in configs] == [42, 43]
+    assert {config.seed_of_drawings for config in configs} == {0}
+    assert len({build.own_answers_path(config) for config in configs}) == 1
 
 
 @pytest.mark.parametrize(
