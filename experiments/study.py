@@ -316,7 +316,7 @@ class Study:
             name=f"{arm}{suffix}-{number}",
             output_dir=str(self.folder / "arms"),
             seed=self.shared.seed + number - 1,
-            **({} if base == BASE else {"model": str(self.bases[base])}),
+            model=str(self.bases[base]),
         )
         return Run(arm=arm + suffix, number=number, base=base, config=config)
 

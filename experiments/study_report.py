@@ -99,7 +99,23 @@ def answer_first(study: Study, summary: dict[str, Any]) -> str:
             f"Against plain SFT on the gold answers, Visual-OPSD is ahead in {len(won)} of "
             f"{len(against)} cells of the map{': ' + '; '.join(won) if won else ''}."
         )
-    return " ".join(said)
+    return " ".join([*said, *noise_finding(summary)])
+
+
+def noise_finding(summary: dict[str, Any]) -> list[str]:
+    """What noise does to a student, and why, where it is shown to do anything."""
+    said = []
+    for claim in summary["claims"]:
+        found, why = (
+            estimate(claim["numbers"].get(key))
+            for key in ("noise_minus_base_90", "its_teacher_minus_base")
+        )
+        if found is None or found.low <= 0 <= found.high:
+            continue
+        verb = "harms" if found.high < 0 else "helps"
+        reason = f"; with noise in sight the base itself moves by {words(why)}" if why else ""
+        said.append(f"Noise {verb}: {words(found)} (90 %){reason}.")
+    return said
 
 
 def missing_section(summary: dict[str, Any]) -> list[str]:
