@@ -310,7 +310,6 @@ def decompose(
     ``seconds`` as :func:`experiments.latency.time_in_turn` gives them; ``tokens`` written for the
     same problems, ``drawn`` by the base and ``student`` in text alone.
     """
-
     columns = {name: np.array(values) for name, values in seconds.items()}
     columns |= {f"{who}_tokens": np.array(values) for who, values in tokens.items()}
 
