@@ -133,7 +133,7 @@ def own_answers_path(config: ExperimentConfig) -> Path:
         asdict(replace(config.data, batch_size=1, donors="same", answers="gold")),
         asdict(config.drawing),
         asdict(config.rollout.sampling),
-        config.seed,
+        config.seed_of_drawings,
     ]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder(config) / "own_answers" / f"{name}.jsonl"
@@ -228,7 +228,7 @@ def illustrator(
         cache=cache,
         drawing=config.drawing,
         sampling=config.rollout.sampling,
-        seed=config.seed,
+        seed=config.seed_of_drawings,
         look=look,
     )
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -17,6 +17,7 @@ from experiments.schema import TINY_BASE
 from visual_opsd.contexts import Problem, student_context, teacher_context
 from visual_opsd.losses.divergence import kl_divergence_per_token
 from visual_opsd.metrics.kl_gap import KLGap
+from visual_opsd.metrics.token_classes import TOKEN_CLASSES, token_classes
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.rollouts.answering import in_batches
@@ -24,6 +25,8 @@ from visual_opsd.rollouts.trajectories import log_probs, rescoring_error, sample
 from visual_opsd.seeds import row_seed
 
 BATCH_SIZE = 128
+SAMPLED = Sampling(temperature=1.0, max_tokens=64)
+"""How the completions are sampled that a gap is measured on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +97,51 @@ def sums_and_lengths(gaps: Sequence[Tensor]) -> tuple[list[float], list[int]]:
     return [float(gap.double().sum()) for gap in gaps], [len(gap) for gap in gaps]
 
 
+def gap_record(prefix: str, gaps: Sequence[Tensor]) -> dict[str, Any]:
+    """Sums, lengths and the mean over tokens, as results keep them: under ``<prefix>_...``."""
+    sums, lengths = sums_and_lengths(gaps)
+    return {
+        f"{prefix}_sums": sums,
+        f"{prefix}_lengths": lengths,
+        f"{prefix}_mean": sum(sums) / sum(lengths),
+    }
+
+
+def sampled_rows(trajectories: Trajectories, of: Literal["ids", "log_probs"]) -> list[Tensor]:
+    """The sampled tokens' ids or log-probabilities, a tensor a problem, in the problems' order."""
+    found = {
+        index: row[is_sampled]
+        for indices, completions in zip(trajectories.batches, trajectories.completions, strict=True)
+        for index, row, is_sampled in zip(
+            indices, getattr(completions, of), completions.is_sampled, strict=True
+        )
+    }
+    return [found[index] for index in range(len(trajectories.problems))]
+
+
+def sampled_classes(trajectories: Trajectories, tokenizer: Any) -> list[Tensor]:
+    """The class of every sampled token, as an index into ``TOKEN_CLASSES``."""
+    return [
+        token_classes([tokenizer.decode([token]) for token in ids])
+        for ids in map(Tensor.tolist, sampled_rows(trajectories, "ids"))
+    ]
+
+
+def class_sums(
+    trajectories: Trajectories, gaps: Sequence[Tensor], tokenizer: Any
+) -> dict[str, tuple[float, int]]:
+    """Nats and tokens of every class of token, over all completions."""
+    metric = KLGap(token_classes=TOKEN_CLASSES)
+    classes = sampled_classes(trajectories, tokenizer)
+    lengths = torch.tensor([len(gap) for gap in gaps])
+    metric.update(torch.cat(list(gaps)), lengths, token_classes=torch.cat(classes))
+    rows = metric.completions()
+    return {
+        name: (float(rows[f"kl_sum/{name}"].sum()), int(rows[f"num_tokens/{name}"].sum()))
+        for name in TOKEN_CLASSES
+    }
+
+
 def main() -> None:
     """``python -m experiments.kl_gap [MODEL=folder] [num_problems=n]``: K_gen by category."""
     options = {"MODEL": str(TINY_BASE), "num_problems": "512", "seed": "0"}
@@ -104,8 +152,7 @@ def main() -> None:
         options[key] = value
     model, tokenizer = checkpoints.load(options["MODEL"])
     problems = build.held_out(MazeSettings(), "test", int(options["num_problems"]))
-    sampling = Sampling(temperature=1.0, max_tokens=64)
-    fixed = sample_fixed(model, tokenizer, problems, sampling, int(options["seed"]))
+    fixed = sample_fixed(model, tokenizer, problems, SAMPLED, int(options["seed"]))
     gaps = token_gaps(model, model, tokenizer, fixed, description="KL gap")
 
     metric = KLGap(sorted({problem.category for problem in problems}))

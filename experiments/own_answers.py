@@ -43,7 +43,8 @@ def collect(config: ExperimentConfig) -> Path:
     sampling = replace(config.rollout.sampling, temperature=0)
     for indices in track(batches, description="answering"):
         problems = [source.problem(index) for index in indices]
-        seeds = [row_seed(config.seed, "own answer", problem.problem_id) for problem in problems]
+        seed = config.seed_of_drawings
+        seeds = [row_seed(seed, "own answer", problem.problem_id) for problem in problems]
         with torch.no_grad():
             answers = answer(
                 "drawn",

@@ -1,0 +1,343 @@
+"""A study: arms that differ in what they ask, each from several seeds, all from one start.
+
+A study is a table: what all arms share (an experiment), and for each arm the few keys it changes
+and its number of seeds. Its runs go side by side, seed by seed, so that a study that is stopped
+early has whole seeds; every run is measured by the process that trained it
+(:mod:`experiments.study_worker`), and what is there already is not made again.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import build, files
+from experiments.schema import ExperimentConfig, differing, load_experiment
+from experiments.side_by_side import Job, last_step, run_all
+from visual_opsd.contexts import Problem
+
+PREFIX = "study."
+BASE, OTHER_BASE = "base", "other_base"
+FROM_OTHER_BASE = ("true_vt", "matched_noise")
+"""The arms that are trained from the second base too."""
+PAIRS = (("true_vt", "sft"), ("drawn_vt", "self_training"))
+"""Compared in the map, which asks what else than in-distribution accuracy either is good for:
+distillation and imitation with gold answers, and without any."""
+COMPARED = tuple(arm for pair in PAIRS for arm in pair)
+UNSEEN_SIZES = (7, 8)
+"""No arm trains on them, and the shipped base has not."""
+MAY_GROW = ("arms", "bases", "other_base", "max_seeds", "jobs", "quick")
+"""Facts about a study that may be added to, or change no result."""
+MAY_DIFFER = (
+    *("name", "seed", "method", "rollout.", "visual_opsd.", "sft.", "drawing"),
+    *("data.donors", "data.answers"),
+)
+"""Keys of an experiment that an arm may change; the rest is what makes arms comparable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """One line of the table."""
+
+    seeds: int = 3
+    changes: tuple[str, ...] = ()
+    """``key=value`` on top of what all arms share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """The arms, and how much is measured about them."""
+
+    name: str = MISSING
+    experiment: str = MISSING
+    """What all arms share: ``experiments/<experiment>.yaml``; ``RUN=`` on the command line."""
+    arms: dict[str, ArmConfig] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    """``key=value`` for every arm."""
+    quick: tuple[str, ...] = ()
+    """What ``QUICK=1`` adds to the command line."""
+    other_base: str | None = None
+    """A second base, say one whose SFT saw no corrupted visual thoughts: is noise neutral there?"""
+    output_dir: str = "runs"
+    max_seeds: int | None = None
+    """At most so many of every arm."""
+    num_problems: int = 2048
+    """Held-out mazes, greedy, text-only: the same for everybody."""
+    num_drawn: int = 1024
+    """The first of them, drawn, and answered with the true drawing in sight."""
+    num_trajectories: int = 1024
+    """Fixed completions of the base that the gap is measured on."""
+    num_elsewhere: int = 512
+    """Mazes of sizes 7 and 8, and as many of the ``hard`` split."""
+    num_dosed: int = 512
+    """Mazes on which the base is shown what each arm's teacher sees: the dose."""
+    num_timed: int = 24
+    """Mazes answered one by one for the latency."""
+    target_accuracy: float = 0.75
+    """How many samples and CPU-seconds until this share of the validation mazes is solved?"""
+    seed: int = 0
+    """Of sampling and resampling; runs have their own."""
+    num_resamples: int = 10_000
+    """Of every bootstrap."""
+    jobs: int = 0
+    """Runs at once; 0: one a core, or one if there is a GPU."""
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise ValueError("arms: a study needs at least one")
+        for name, arm in self.arms.items():
+            if arm.seeds < 1:
+                raise ValueError(f"arms.{name}.seeds must be at least 1, got {arm.seeds}")
+        for name in ("num_problems", "num_drawn", "num_trajectories", "num_elsewhere", "num_dosed"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{PREFIX}{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One arm from one seed."""
+
+    arm: str
+    number: int
+    """Of the seed, from 1."""
+    base: str
+    config: ExperimentConfig
+
+    @property
+    def name(self) -> str:
+        """Its folder's."""
+        return self.config.name
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """A table with ``study.key=value`` for itself and ``key=value`` for every arm, strictly.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: An unknown key ("did you mean") or a value that does not fit, with the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no study {path}")
+    mine = [o.removeprefix(PREFIX) for o in overrides if o.startswith(PREFIX)]
+    of_arms = [o for o in overrides if not o.startswith(PREFIX)]
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(StudyConfig), OmegaConf.load(path), OmegaConf.from_dotlist(mine)
+        )
+        config = cast(StudyConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise ValueError(f"{' '.join((str(path), *overrides))}: {error}") from error
+    return replace(config, shared=(*config.shared, *of_arms))
+
+
+class Study:
+    """The runs of a table and where they lie."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        """Every experiment of the table is resolved here, before anything runs.
+
+        Raises:
+            ValueError: A key or value of an arm that does not fit.
+        """
+        self.config = config
+        self.folder = Path(config.output_dir) / config.name
+        self.bases = {BASE: Path(self.shared.model)}
+        if config.other_base is not None:
+            self.bases[OTHER_BASE] = Path(config.other_base)
+        self.runs = self._runs()
+        self._started: float | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Study":
+        """The study that lies in a folder."""
+        return cls(load_study(folder / "study.yaml"))
+
+    @cached_property
+    def shared(self) -> ExperimentConfig:
+        """What all arms share."""
+        return load_experiment(self._path, list(self.config.shared))
+
+    @property
+    def _path(self) -> Path:
+        return Path("experiments") / f"{self.config.experiment}.yaml"
+
+    def run(self, name: str) -> Run:
+        """A run by its name."""
+        found = {run.name: run for run in self.runs}
+        if name not in found:
+            raise ValueError(f"{self.folder} has no run {name!r}; there are {sorted(found)}")
+        return found[name]
+
+    def result(self, name: str) -> Path:
+        """Where a run's or a base's result lies: the last thing that is written."""
+        return self.folder / "results" / f"{name}.json"
+
+    def predictions(self, name: str, on: str, way: str) -> Path:
+        """Where a model's answers lie: on one set of problems, in one way."""
+        return self.folder / "predictions" / f"{name}-{on}-{way}.jsonl"
+
+    def problems(self, on: str) -> list[Problem]:
+        """One of the sets that models are asked: ``test``, ``hard`` or ``unseen_sizes``."""
+        mazes, count = build.maze_settings(self.shared), self.config.num_elsewhere
+        if on == "test":
+            return build.held_out(mazes, "test", self.config.num_problems)
+        if on == "unseen_sizes":
+            return build.held_out(replace(mazes, sizes=UNSEEN_SIZES), "test", count)
+        return build.held_out(mazes, on, count)
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Count the seconds within, on top of earlier sessions (but of those killed outright)."""
+        self._started = time.perf_counter()
+        try:
+            yield
+        finally:
+            files.write(self.folder / "seconds.json", json.dumps(self.seconds))
+            self._started = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sessions up to now."""
+        path = self.folder / "seconds.json"
+        before = float(json.loads(path.read_text())) if path.is_file() else 0.0
+        return before + (time.perf_counter() - self._started if self._started else 0.0)
+
+    def check(self) -> None:
+        """All arms start from one base, on the same data, for as many steps.
+
+        Raises:
+            ValueError: An arm changes what arms must share; names arm, key and both values.
+        """
+        first = self.runs[0].config
+        for other in (run.config for run in self.runs if run.number == 1 and run.base == BASE):
+            changed = {
+                key: values
+                for key, values in differing(first, other).items()
+                if not key.startswith(MAY_DIFFER)
+            }
+            if first.optimiser != other.optimiser:
+                changed["optimiser"] = (first.optimiser, other.optimiser)
+            if changed:
+                said = "; ".join(f"{key}: {mine} -> {its}" for key, (mine, its) in changed.items())
+                raise ValueError(f"{other.name} is not comparable with {first.name}: {said}")
+
+    # Running
+
+    def claim(self) -> None:
+        """Make the folder this study's, before anything is measured or trained.
+
+        Arms, seeds and a second base may be added; what is there may not be changed.
+
+        Raises:
+            ValueError: It holds another study; names the keys.
+            FileNotFoundError: No such base.
+        """
+        source = self.shared.data.source
+        if source != "frozen_lake":
+            # TODO(#5): held-out pictures in the size that a model of this source reads.
+            raise ValueError(
+                f"{self.config.experiment} trains on {source}, and a study scores mazes at 16 px a "
+                "cell, which its model does not read: DRY=1 prints the runs and how to launch each"
+            )
+        for key, base in self.bases.items():
+            if not base.is_dir():
+                raise build.absent("model" if key == BASE else f"{PREFIX}other_base", base)
+        path = self.folder / "study.json"
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+        mine = {
+            **asdict(self.config),
+            "bases": {name: build.digest(base) for name, base in self.bases.items()},
+            "commit": saved.get("commit", build.commit()),
+        }
+        for key in ("arms", "bases"):
+            mine[key] = {**saved.get(key, {}), **mine[key]}
+        if saved:
+            files.check_same(self.folder, _terms(saved, mine), _terms(mine, mine), "another study")
+        files.write(path, json.dumps(mine, indent=2) + "\n")
+        files.write(
+            self.folder / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config))
+        )
+
+    @property
+    def commit(self) -> str:
+        """What it was started with."""
+        return str(json.loads((self.folder / "study.json").read_text())["commit"])
+
+    def execute(self) -> dict[str, Path]:
+        """Do all that is not done; returns the logs of what failed, by name."""
+        jobs = {name: self._job(name, 1) for name in self.bases}
+        jobs |= {run.name: self._job(run.name, run.config.trainer.max_steps) for run in self.runs}
+        is_on_gpu = torch.cuda.is_available()
+        at_once = self.config.jobs or (1 if is_on_gpu else os.cpu_count() or 1)
+        # One thread, whatever runs beside: another number adds up in another order, and one token
+        # sampled otherwise is another completion.
+        threads = None if is_on_gpu else 1
+        return run_all(jobs, at_once=at_once, threads=threads, together=self.config.name)
+
+    def _job(self, name: str, total: int) -> Job:
+        run_folder = self.folder / "arms" / name
+        return Job(
+            command=("experiments.study_worker", str(self.folder), name),
+            log=self.folder / "logs" / f"{name}.log",
+            is_finished=self.result(name).is_file,
+            total=total,
+            done=lambda: last_step(run_folder),
+        )
+
+    # The table
+
+    def _runs(self) -> tuple[Run, ...]:
+        """Seed by seed; those from the second base last."""
+        arms = self.config.arms
+        limit = self.config.max_seeds or max(arm.seeds for arm in arms.values())
+        rounds = range(1, limit + 1)
+        found = [
+            self._one(name, number, base)
+            for base in self.bases
+            for number in rounds
+            for name, arm in arms.items()
+            if number <= arm.seeds and (base == BASE or name in FROM_OTHER_BASE)
+        ]
+        return tuple(found)
+
+    def _one(self, arm: str, number: int, base: str) -> Run:
+        suffix = "" if base == BASE else f"_{base}"
+        config = replace(
+            self._arms[arm],
+            name=f"{arm}{suffix}-{number}",
+            output_dir=str(self.folder / "arms"),
+            seed=self.shared.seed + number - 1,
+            model=str(self.bases[base]),
+        )
+        return Run(arm=arm + suffix, number=number, base=base, config=config)
+
+    @cached_property
+    def _arms(self) -> dict[str, ExperimentConfig]:
+        """Every arm's experiment, with one optimiser for all, whatever their method."""
+        loaded = {
+            name: load_experiment(self._path, [*self.config.shared, *arm.changes])
+            for name, arm in self.config.arms.items()
+        }
+        return {
+            name: replace(config, sft=replace(config.sft, optimiser=self.shared.optimiser))
+            for name, config in loaded.items()
+        }
+
+
+def _terms(facts: dict[str, Any], all_facts: dict[str, Any]) -> dict[str, Any]:
+    """What may not change of a study; arms and bases that ``facts`` lacks count as in the other."""
+    arms, bases = ({**all_facts[key], **facts[key]} for key in ("arms", "bases"))
+    return {
+        **{key: value for key, value in facts.items() if key not in MAY_GROW},
+        **{f"bases.{name}": digest for name, digest in bases.items()},
+        **{f"arms.{name}": list(arm["changes"]) for name, arm in arms.items()},
+    }

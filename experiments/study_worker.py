@@ -1,0 +1,197 @@
+"""One part of a study in a process of its own: train a run and measure it, or measure a base.
+
+``python -m experiments.study_worker STUDY_FOLDER NAME``; what is there already is not made again.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from experiments import build, draw_thoughts, files, own_answers
+from experiments.evaluation import GREEDY, evaluate, load_predictions, save_predictions
+from experiments.kl_gap import (
+    SAMPLED,
+    class_sums,
+    gap_record,
+    sample_fixed,
+    sampled_classes,
+    sampled_rows,
+    token_gaps,
+)
+from experiments.report import read_curve
+from experiments.schema import ExperimentConfig
+from experiments.study import COMPARED, Run, Study
+from experiments.train import train
+from experiments.watch import HELD_OUT
+from visual_opsd.contexts import Problem
+from visual_opsd.metrics.calibration import answer_confidence, expected_calibration_error
+from visual_opsd.metrics.token_classes import TOKEN_CLASSES
+from visual_opsd.models.bagel import checkpoints
+from visual_opsd.rollouts.answering import Way
+from visual_opsd.rollouts.trajectories import show
+from visual_opsd.seeds import row_seed
+
+
+def main() -> None:
+    """Command line."""
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m experiments.study_worker STUDY_FOLDER NAME")
+    try:
+        print(do(Study.open(Path(sys.argv[1])), sys.argv[2]))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def do(study: Study, name: str) -> Path:
+    """Do one part of a study; returns its result's file, written last."""
+    is_base = name in study.bases
+    result = measure_base(study, name) if is_base else train_and_measure(study, study.run(name))
+    return files.write(study.result(name), json.dumps(result))
+
+
+def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
+    """A run from start to numbers."""
+    config = run.config
+    fill_bank(study, run)
+    model_folder = train(config)
+    last = build.last_checkpoint(config.folder)
+    curve = read_curve(config.folder, HELD_OUT)
+    sessions = list(config.folder.glob("metrics/session_*"))
+    seconds = json.loads((config.folder / "cpu_seconds.json").read_text())
+    measured = Measurement(study, run.name, run.base, model_folder)
+    is_compared = run.arm in COMPARED
+    return {
+        "arm": run.arm,
+        "number": run.number,
+        "base": run.base,
+        "base_digest": json.loads((config.folder / "run.json").read_text())["model_digest"],
+        "steps": 0 if last is None else int(last.stem.partition("=")[2]),
+        "samples_a_step": config.sequences_a_batch * config.trainer.accumulate,
+        # A run that was stopped knows the seconds of its last session only.
+        "cpu_seconds": seconds if len(sessions) == 1 else None,
+        "curve": {"steps": curve.steps, "values": curve.values},
+        "scored": measured.score(is_compared=is_compared),
+        "calibration_error": measured.calibration_error() if is_compared else None,
+        "gap": measured.gap(),
+    }
+
+
+def fill_bank(study: Study, run: Run) -> None:
+    """Let the base draw, or draw and answer, what the arm is to see: once for all its seeds."""
+    config = run.config
+    path = study.folder / "banks" / f"{run.arm}.json"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # another seed may be at it
+        if config.data.answers == "own":
+            files.kept(path, lambda: {"file": str(own_answers.collect(config))})
+        elif config.method == "visual_opsd" and config.rollout.intervention == "drawn_vt":
+            files.kept(path, lambda: {"num_drawn": draw_thoughts.fill(config).num_drawn})
+
+
+def measure_base(study: Study, name: str) -> dict[str, Any]:
+    """What every arm is held against, and how well the base reads what each teacher is shown."""
+    measured = Measurement(study, name, name, study.bases[name])
+    scored = measured.score(is_compared=True)
+    firsts = {run.arm: run for run in reversed(study.runs) if run.base == name}
+    for arm, run in firsts.items():
+        if run.config.method == "visual_opsd":
+            scored.append(measured.dose(arm, run.config))
+    return {
+        "base": name,
+        "base_digest": build.digest(study.bases[name]),
+        "scored": scored,
+        "calibration_error": measured.calibration_error(),
+        "gap": measured.gap(),
+    }
+
+
+class Measurement:
+    """One model against its base, by the rules of a study."""
+
+    def __init__(self, study: Study, name: str, base: str, folder: Path) -> None:
+        """``folder`` holds the model that is called ``name`` and was trained from ``base``."""
+        self.study, self.settings, self.name = study, study.config, name
+        self.model, self.tokenizer = checkpoints.load(folder)
+        self.base, _ = checkpoints.load(study.bases[base])
+        for model in (self.model, self.base):
+            model.eval()
+        self.test = study.problems("test")
+
+    def score(self, *, is_compared: bool) -> list[list[str]]:
+        """Answer, save the answers; returns what was answered, as [problems, way]."""
+        asked: list[tuple[str, Way, list[Problem]]] = [("test", "text_only", self.test)]
+        if is_compared:
+            num_drawn = self.settings.num_drawn
+            asked += [
+                ("unseen_sizes", "text_only", self.study.problems("unseen_sizes")),
+                ("hard", "text_only", self.study.problems("hard")),
+                ("test", "privileged", self.test[:num_drawn]),
+                ("test", "drawn", self.test[:num_drawn]),
+            ]
+        return [self._answer(on, way, problems) for on, way, problems in asked]
+
+    def dose(self, arm: str, config: ExperimentConfig) -> list[str]:
+        """Let this model answer with in sight what the arm's teacher is shown."""
+        problems: Sequence[Problem] = self.test[: self.settings.num_dosed]
+        donors = donors_of(problems)
+        seeds = [row_seed(self.settings.seed, problem.problem_id) for problem in problems]
+        if config.rollout.intervention == "drawn_vt":
+            problems = build.illustrator(config, self.tokenizer).illustrate(problems)
+        shown = show(config.rollout.intervention, problems, donors, seeds)
+        return self._answer(f"dose_{arm}", "privileged", shown)
+
+    def gap(self) -> dict[str, Any]:
+        """K(T0 || S) on completions of the base; T0 is the frozen base with the true thoughts."""
+        problems = self.test[: self.settings.num_trajectories]
+        fixed = sample_fixed(self.base, self.tokenizer, problems, SAMPLED, self.settings.seed)
+        gaps = token_gaps(self.base, self.model, self.tokenizer, fixed)
+        return {
+            **gap_record("fixed", gaps),
+            "classes": class_sums(fixed, gaps, self.tokenizer),
+            "max_rescore_error": fixed.max_rescore_error,
+        }
+
+    def calibration_error(self) -> float:
+        """How far confidence in an answer is from its being right, in bins; text-only, greedy."""
+        problems = self.test[: self.settings.num_drawn]
+        greedy = sample_fixed(self.model, self.tokenizer, problems, GREEDY, self.settings.seed)
+        answer = TOKEN_CLASSES.index("answer")
+        rows = zip(
+            sampled_rows(greedy, "log_probs"), sampled_classes(greedy, self.tokenizer), strict=True
+        )
+        confidence = answer_confidence([row[classes == answer] for row, classes in rows])
+        answers = load_predictions(self.study.predictions(self.name, "test", "text_only"))
+        is_right = torch.tensor([found.is_solved for found in answers[: len(problems)]])
+        return expected_calibration_error(confidence, is_right)
+
+    def _answer(self, on: str, way: Way, problems: Sequence[Problem]) -> list[str]:
+        found = evaluate(self.model, self.tokenizer, problems, way, seed=self.settings.seed)
+        save_predictions(self.study.predictions(self.name, on, way), found)
+        return [on, way]
+
+
+def donors_of(problems: Sequence[Problem]) -> list[Problem]:
+    """For every problem the next of its size; the last of a size takes the first.
+
+    Raises:
+        ValueError: A size has one problem only.
+    """
+    of_size: dict[str, list[int]] = {}
+    for index, problem in enumerate(problems):
+        of_size.setdefault(problem.category, []).append(index)
+    found: dict[int, Problem] = {}
+    for size, indices in of_size.items():
+        if len(indices) < 2:
+            raise ValueError(f"{size} has one problem, which cannot be its own donor: take more")
+        for index, other in zip(indices, (*indices[1:], indices[0]), strict=True):
+            found[index] = problems[other]
+    return [found[index] for index in range(len(problems))]
+
+
+if __name__ == "__main__":
+    main()
