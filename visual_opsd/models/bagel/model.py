@@ -298,15 +298,16 @@ class BagelModel(nn.Module):
         streams = self._embed(packed, images.read, self._encode(images.drawn))
         return packed, self.language_model.model(streams, self._layout(packed))
 
-    def _prefill(self, contexts: Sequence[Context], room: int) -> KeyValueCache:
+    def _prefill(self, contexts: Sequence[Context], room: int, multiple: int = 1) -> KeyValueCache:
         """Read contexts into a cache that takes ``room`` more tokens a row."""
         rows, images = context_rows(contexts, self.config)
         packed = pack(rows)
         weight = self.language_model.lm_head.weight
-        longest = packed.order.shape[1]
-        cache = KeyValueCache(self.config.decoder, weight, len(rows), longest + room)
-        streams = self._embed(packed, images.read, self._encode(images.drawn))
-        self.language_model.model(streams, self._layout(packed, cache), cache)
+        capacity = packed.order.shape[1] + room
+        cache = KeyValueCache(self.config.decoder, weight, len(rows), capacity, multiple)
+        if len(packed.text_ids):  # guidance without a prompt sees nothing at all
+            streams = self._embed(packed, images.read, self._encode(images.drawn))
+            self.language_model.model(streams, self._layout(packed, cache), cache)
         next_positions = torch.tensor(packed.next_positions, device=self.device)
         cache.keep(packed.lengths.to(self.device), next_positions)
         return cache
@@ -329,7 +330,8 @@ class BagelModel(nn.Module):
         cos, sin = self.language_model.model.rotary(packed.positions.to(self.device))
         visibility = packed.visibility.to(self.device)
         if cache is not None:
-            visibility = visibility.behind(cache.lengths, cache.longest)
+            time = packed.order.shape[1]
+            visibility = visibility.behind(cache.lengths, cache.num_keys(time) - time)
         return Layout(
             order=packed.order.to(self.device),
             inverse=packed.inverse.to(self.device),
@@ -371,9 +373,13 @@ class BagelModel(nn.Module):
         """Latent tokens with their time (0 where clean) and place."""
         stride = self.config.latent.tokens_per_side
         ids = torch.cat([grid_ids(*latent.grid, stride) for latent in latents]).to(self.device)
-        times = torch.tensor([latent.time for latent in latents], device=self.device)
-        lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
-        time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
+        moments = [latent.time for latent in latents]
+        times = torch.tensor(moments, device=self.device)
+        if len(set(moments)) == 1:  # as in every drawing: computed alike for any number of images
+            time = self.time_embedder(times[:1])
+        else:
+            lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
+            time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
         tokens = torch.cat([latent.tokens for latent in latents])
         return self.vae2llm(tokens.to(self.vae2llm.weight)) + time + self.latent_pos_embed(ids)
 
