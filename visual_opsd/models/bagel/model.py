@@ -102,13 +102,6 @@ class BagelModel(nn.Module):
         self.language_model.model.kernel = kernel
         self.language_model.model.recomputes_layers = recomputes_layers
 
-    def to_bfloat16(self) -> "BagelModel":
-        """Round the weights, but not the codec's: what they give is still scored in float32."""
-        for name, part in self.named_children():
-            if name != "codec":
-                part.to(torch.bfloat16)
-        return self
-
     def drawing_parameters(self) -> list[nn.Parameter]:
         """Of the generation experts, and of what stands before and behind them."""
         outside = ("time_embedder.", "vae2llm.", "llm2vae.")

@@ -124,7 +124,7 @@ def test_a_constant_velocity_is_followed_from_one_to_zero(base, contexts):
 
 def test_rounded_weights_draw_on_latents_that_are_not_rounded(base, contexts):
     """The official sampler keeps x in float32 from step to step; diffusers follows the velocity."""
-    rounded = copy.deepcopy(base).to_bfloat16()
+    rounded = tiny.rounded(copy.deepcopy(base))
     drawing = Drawing(num_timesteps=4)
     width = base.config.latent.token_size
     noise = torch.randn(16, width, generator=torch.Generator().manual_seed(0))
@@ -135,7 +135,7 @@ def test_rounded_weights_draw_on_latents_that_are_not_rounded(base, contexts):
 
 
 def test_rounded_weights_draw_through_an_autoencoder_in_float32(tokenizer, contexts):
-    model = tiny.make_autoencoder_model(tokenizer).to_bfloat16()
+    model = tiny.rounded(tiny.make_autoencoder_model(tokenizer))
     picture = model.draw(contexts[:1], Drawing(num_timesteps=3), [0])[0].pixels
     assert picture.isfinite().all()
     latents = torch.zeros(4, 8, 8, dtype=torch.bfloat16)
