@@ -166,17 +166,10 @@ class BagelModel(nn.Module):
     def draw(
         self, contexts: Sequence[DrawingContext], drawing: Drawing, seeds: Sequence[int]
     ) -> list[Image]:
-        """Draw the next image of every context, as large as its last image."""
+        """Draw the next image of every context, as large as ``drawing`` says or its last image."""
         if self.codec is None:
             raise ValueError("this model was loaded without a codec: it cannot draw")
-        sizes = []
-        for context in contexts:
-            images = [segment for segment in context.main if isinstance(segment, Image)]
-            if not images:
-                raise ValueError("a drawing needs an image in its context to take the size from")
-            side = self.config.latent.pixels_per_token
-            height, width = images[-1].drawn_pixels.shape[1:]
-            sizes.append((height // side, width // side))
+        sizes = [self._grid(context, drawing) for context in contexts]
         noise = [
             start_noise(h * w, self.config.latent, seed)
             for (h, w), seed in zip(sizes, seeds, strict=True)
@@ -188,6 +181,20 @@ class BagelModel(nn.Module):
             grey = ((pixels * 0.5 + 0.5) * 255).to(torch.uint8)  # truncated, as the official code
             drawn.append(Image(grey.float() / 127.5 - 1, role=Role.VISUAL_THOUGHT))
         return drawn
+
+    def _grid(self, context: DrawingContext, drawing: Drawing) -> tuple[int, int]:
+        """Rows and columns of a drawing's latent tokens."""
+        side, most = self.config.latent.pixels_per_token, self.config.latent.tokens_per_side
+        images = [segment for segment in context.main if isinstance(segment, Image)]
+        if drawing.size is None and not images:
+            raise ValueError("a drawing needs drawing.size, or an image in its context")
+        height, width = drawing.size or images[-1].drawn_pixels.shape[1:]
+        if drawing.size and any(x % side or x > most * side for x in drawing.size):
+            raise ValueError(
+                f"drawing.size {height} x {width} px must be multiples of {side} px, at most "
+                f"{most * side}"
+            )
+        return height // side, width // side
 
     @torch.no_grad()
     def flow(
