@@ -45,7 +45,7 @@ class Visibility:
     kept: Int[Tensor, " batch"] | None = None
     """Keys a row keeps in the cache; None without a cache."""
     longest: int = 0
-    """The largest of ``kept``: there are ``longest + time`` keys."""
+    """The largest of ``kept``, or more: there are ``longest + time`` keys."""
 
     def to(self, device: torch.device) -> "Visibility":
         """The same on another device."""

@@ -207,7 +207,7 @@ def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list
                 row.append(text_block(segment.ids, config.tokens, is_target=segment.is_target))
             else:
                 row.extend(_image_blocks(segment, row_index, images, config))
-        rows.append(row)
+        rows.append(row or [Block(Mode.CAUSAL, advance=0)])
     return rows, images
 
 
