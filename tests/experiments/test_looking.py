@@ -69,5 +69,6 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(start, tmp_path
 def test_a_path_is_walked_to_judge_it(problems):
     problem = problems[0]
     right = f"<answer>\\boxed{{{problem.answer}}}</answer>"
-    assert watching.verdict(problem, right).endswith("(right)")
-    assert watching.verdict(problem, "who knows").endswith("no answer (wrong)")
+    assert watching.verdict(problem, right) == f"{problem.answer} (right)"
+    assert watching.verdict(problem, "who knows") == "who knows (wrong)"
+    assert watching.verdict(problem, "") == "no answer (wrong)"
