@@ -112,7 +112,7 @@ def side_by_side(problem: Problem, found: Mapping[str, Reasoning]) -> pd.DataFra
     ).T
 
 
-def drawings_seen(
+def seen(
     model: Any,
     tokenizer: Any,
     problems: Sequence[Problem],
