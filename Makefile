@@ -12,6 +12,7 @@ PYTHON  ?= python3
 
 VENV   := .venv
 STAMP  := $(VENV)/.installed
+LOOK   := $(VENV)/.notebooks
 PY     := $(VENV)/bin/python
 OF     := $(if $(MODEL),"model=$(MODEL)") $(if $(DATA),"data.source=$(DATA)")
 RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
@@ -19,7 +20,7 @@ RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap draw-thoughts own-answers bench test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -29,8 +30,8 @@ $(error DRY=1 is read by train-8gpu, train-tiny-2rank and ablate-noise alone)
 endif
 endif
 ifneq ($(strip $(QUICK)),)
-ifneq ($(filter-out test-distributed ablate-noise,$(MAKECMDGOALS)),)
-$(error QUICK=1 is read by test-distributed and ablate-noise alone)
+ifneq ($(filter-out test-distributed test-notebooks ablate-noise,$(MAKECMDGOALS)),)
+$(error QUICK=1 is read by test-distributed, test-notebooks and ablate-noise alone)
 endif
 endif
 
@@ -45,7 +46,7 @@ help:  ## Show this list
 	@echo "  DATA=folder       data set to score on (default: held-out mazes)"
 	@echo "  SET=\"key=value\"   overrides of the configuration, several with spaces between"
 	@echo "  DRY=1             only the plan (train-8gpu, train-tiny-2rank, ablate-noise)"
-	@echo "  QUICK=1           the part for CI (test-distributed); a few steps of every arm (ablate-noise)"
+	@echo "  QUICK=1           the part for CI (test-distributed, test-notebooks); a few steps of every arm (ablate-noise)"
 	@echo "  PYTHON=python3.x  interpreter that .venv is made with, 3.11 or newer"
 
 install: $(STAMP)  ## .venv with everything the other commands need (they call it themselves)
@@ -92,8 +93,17 @@ own-answers: $(STAMP)  ## The start weights' own drawn answers to RUN='s problem
 bench: $(STAMP)  ## What batching and the step cache save; runs/bench/summary.json
 	$(PY) -m experiments.bench $(SET)
 
+notebooks: $(LOOK)  ## Start JupyterLab on notebooks/
+	$(VENV)/bin/jupyter lab notebooks
+
+test-notebooks: $(LOOK)  ## Execute the notebooks, and look at one through a browser (QUICK=1: the part for CI)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "notebooks $(if $(QUICK),and not slow)" tests/notebooks
+
+gallery: $(STAMP)  ## The exhibits as pictures, from finished runs; docs/gallery/
+	$(PY) -m experiments.gallery $(SET)
+
 test: $(STAMP)  ## Laptop tests, shapes checked
-	$(PY) -m pytest -m "not slow and not gpu and not checkpoint and not distributed"
+	$(PY) -m pytest -m "not slow and not gpu and not checkpoint and not distributed and not notebooks"
 
 test-distributed: $(STAMP)  ## Two CPU ranks under ZeRO-3; runs/distributed/summary.json (QUICK=1: the part for CI)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "distributed and not soak $(if $(QUICK),and not slow)" tests/distributed
@@ -133,4 +143,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing PyTorch, then everything else, into $(VENV): some minutes"
 	@$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# JupyterLab and what drives a browser: a minute and more that `make demo` does not wait for.
+$(LOOK): $(STAMP)
+	@echo "Installing JupyterLab into $(VENV): a minute or two"
+	@$(PIP) install -c constraints.txt -e '.[notebooks]'
 	@touch $@

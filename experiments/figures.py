@@ -1,4 +1,4 @@
-"""Every figure of a report, from plain data, in one style that printers and colour blindness keep.
+"""Figures of reports and notebooks in one style that printers and colour blindness keep.
 
 A function here takes what it shows and returns a figure; it reads no run and decides nothing.
 """
@@ -25,6 +25,7 @@ WIDTH_INCHES = 9.5
 RIGHT, WRONG = "#006BA4", "#C85200"
 """Blue and orange of the colour-blind palette, each with a word beside it."""
 _MARKERS = "os^Dvp"
+_SUFFIXES = (".png", ".pdf")
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -98,14 +99,15 @@ def in_style(make: Callable[P, Figure]) -> Callable[P, Figure]:
     return styled
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write ``path`` (a PNG) and a PDF beside it; returns the PNG's path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_figure(figure: Figure, path_without_suffix: Path) -> Path:
+    """Write a PNG and a PDF, whatever else the name holds dots for; returns the PNG's path."""
+    path_without_suffix.parent.mkdir(parents=True, exist_ok=True)
+    png, pdf = (path_without_suffix.with_name(path_without_suffix.name + s) for s in _SUFFIXES)
     with mpl.rc_context({"pdf.fonttype": _STYLE["pdf.fonttype"]}):
-        figure.savefig(path, dpi=DPI)
+        figure.savefig(png, dpi=DPI)
         # No date: the same numbers give the same file.
-        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
-    return path
+        figure.savefig(pdf, metadata={"CreationDate": None})
+    return png
 
 
 @in_style

@@ -40,6 +40,27 @@ class Trajectories:
     max_rescore_error: float
     """Largest distance of re-scored from sampled log-probabilities."""
 
+    def only(self, index: int) -> "Trajectories":
+        """One of the problems with its completion."""
+        for indices, found in zip(self.batches, self.completions, strict=True):
+            if index in indices:
+                row = indices.index(index)
+                alone = Completions(
+                    ids=(found.ids[row],),
+                    is_sampled=(found.is_sampled[row],),
+                    log_probs=(found.log_probs[row],),
+                    is_cut=(found.is_cut[row],),
+                )
+                return Trajectories(
+                    (self.problems[index],), (alone,), ((0,),), self.max_rescore_error
+                )
+        raise IndexError(f"no problem {index} among {len(self.problems)}")
+
+    def tokens(self, tokenizer: Any, index: int) -> list[str]:
+        """What was sampled for a problem, token by token: as long as its row of ``token_gaps``."""
+        (ids,) = sampled_rows(self.only(index), "ids")
+        return [tokenizer.decode([i]) or "[end]" for i in ids.tolist()]
+
 
 @torch.no_grad()
 def sample_fixed(

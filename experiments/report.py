@@ -393,7 +393,7 @@ def draw_figures(story: Story, summary: dict[str, Any]) -> dict[str, str]:
     folder = story.folder
     held_out = {name: read_curve(arm.folder, HELD_OUT) for name, arm in story.arms.items()}
     divergence = {name: read_curve(arm.folder, DIVERGENCE) for name, arm in story.arms.items()}
-    figures.save(
+    figures.save_figure(
         figures.curves(
             {name: curve for name, curve in held_out.items() if curve.steps},
             {name: curve for name, curve in divergence.items() if curve.steps},
@@ -402,16 +402,16 @@ def draw_figures(story: Story, summary: dict[str, Any]) -> dict[str, str]:
                 "base, given the true drawing (test)": summary["base_privileged"]["value"],
             },
         ),
-        folder / "curves.png",
+        folder / "curves",
     )
     strip = story.token_strip()
     shown = [
         Strip(f"{row['category'].replace('_', ' ')}, {name}", row["tokens"], row["gaps"])
         for name, row in strip.items()
     ]
-    figures.save(figures.kl_strip(shown), folder / "kl_strip.png")
+    figures.save_figure(figures.kl_strip(shown), folder / "kl_strip")
     examples = drawn_examples(story)
-    figures.save(
+    figures.save_figure(
         figures.contact_sheet(
             [
                 Exhibit(
@@ -423,7 +423,7 @@ def draw_figures(story: Story, summary: dict[str, Any]) -> dict[str, str]:
                 for problem, drawn, answers in examples
             ]
         ),
-        folder / "contact_sheet.png",
+        folder / "contact_sheet",
     )
     num_watched = next(iter(story.arms.values())).held_out.num_problems
     return {

@@ -6,7 +6,7 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,6 @@ from experiments.kl_gap import (
     Trajectories,
     gap_record,
     sample_fixed,
-    sampled_rows,
     token_gaps,
 )
 from experiments.latency import time_in_turn
@@ -236,26 +235,30 @@ class Story:
         """
 
         def measure() -> dict[str, Any]:
-            base, tokenizer = self.model("base")
             gap = self.gap("base")
             means = np.array(gap["fixed_sums"][:among]) / np.array(gap["fixed_lengths"][:among])
-            chosen = [self.problems[index] for index in np.argsort(-means)[:num_shown]]
-            fixed = sample_fixed(base, tokenizer, chosen, SAMPLED, self.settings.seed)
-            ids = [row.tolist() for row in sampled_rows(fixed, "ids")]
-            gaps = {
-                name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
-                for name in ("base", *self.arms)
-            }
-            return {
-                problem.problem_id: {
-                    "category": problem.category,
-                    "tokens": [tokenizer.decode([i]) or "[end]" for i in ids[index]],
-                    "gaps": {name: rows[index].tolist() for name, rows in gaps.items()},
-                }
-                for index, problem in enumerate(chosen)
-            }
+            return self.token_rows(
+                [self.problems[index] for index in np.argsort(-means)[:num_shown]]
+            )
 
         return self._kept("strip.json", measure)
+
+    def token_rows(self, problems: Sequence[Problem]) -> dict[str, Any]:
+        """Tokens of the fixed completions of ``problems``, with KL(T0 || S) in nats by model."""
+        base, tokenizer = self.model("base")
+        fixed = sample_fixed(base, tokenizer, problems, SAMPLED, self.settings.seed)
+        gaps = {
+            name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
+            for name in ("base", *self.arms)
+        }
+        return {
+            problem.problem_id: {
+                "category": problem.category,
+                "tokens": fixed.tokens(tokenizer, index),
+                "gaps": {name: rows[index].tolist() for name, rows in gaps.items()},
+            }
+            for index, problem in enumerate(problems)
+        }
 
     def latency(self) -> dict[str, Any]:
         """Seconds a sample at batch 1: drawn as the official code does, drawn fast, in text."""
