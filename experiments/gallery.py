@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -93,9 +94,8 @@ def of_drawings() -> Iterator[Picture]:
         )
 
 
-def of_study(path: Path) -> Iterator[Picture]:
+def of_study(summary: dict[str, Any]) -> Iterator[Picture]:
     """What a finished study shows."""
-    summary = results.load_study(path)
     yield Picture(
         "controls",
         "What the visual thoughts are replaced by: accuracy and closure",
@@ -149,10 +149,15 @@ def main() -> None:
         rows = [[f"`{key}`", value] for key, value in options.items() if key != "OUT"]
         notes = [f"Made by `make gallery`. {run.origin}", table(["from", ""], rows)]
         parts = [of_demo(run), of_drawings()]
-        if study.exists():
-            parts.append(of_study(study))
-        else:
+        if not study.exists():
             notes.append(f"No study at `{study}` ({results.STUDY_COMMAND}): its part is left out.")
+        elif (summary := results.load_study(study))["differs"]:
+            notes.append(
+                "The study's part is left out, its run is not the command's own. "
+                + results.origin_of(summary)
+            )
+        else:
+            parts.append(of_study(summary))
         page = write((picture for part in parts for picture in part), Path(options["OUT"]), notes)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
