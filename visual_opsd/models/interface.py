@@ -137,6 +137,22 @@ class Reader(Protocol):
     ) -> Completions:
         """Sample one completion a context; the noise of a row depends on its seed alone."""
 
+    def attention(
+        self,
+        contexts: Sequence[Context],
+        completions: Sequence[Int[Tensor, " _tokens"]],
+        *,
+        by_head: bool = False,
+    ) -> Float[Tensor, "layers *heads tokens segments"]:
+        """What each completion token gives to every segment of its context, layer by layer.
+
+        Shares that add up to 1; the last column is the completion so far, and what a shorter
+        context lacks is 0. The mean over heads, or ``by_head`` every one of them.
+        """
+
+    def segment_lengths(self, context: Context) -> tuple[int, ...]:
+        """Tokens of every segment, marks included."""
+
 
 @runtime_checkable
 class Drawer(Protocol):

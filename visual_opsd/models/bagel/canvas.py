@@ -31,6 +31,8 @@ class Canvas:
         self.grids = list(sizes) * self.num_branches
         longest = max(height * width for height, width in sizes)
         self.cache = model._prefill(contexts, room=longest + 2)  # noqa: SLF001 - its other half
+        if self.cache.hidden is not None:
+            raise ValueError("a drawing looks at its whole context: knock out nothing of it")
         rows = [
             [image_block(Mode.NOISE, Source.LATENT, index, h * w, model.config.tokens)]
             for index, (h, w) in enumerate(self.grids)
