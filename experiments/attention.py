@@ -1,0 +1,290 @@
+"""Where a model looks while it thinks, and what it would say if it could not (Fig. 3b, causal).
+
+``python -m experiments.attention [--model FOLDER] [--problems N]`` writes ``runs/attention/``:
+``summary.json`` and figures. Attention says where a thought looks, a knock-out what comes of it.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.frozen_lake import MazeSettings
+from datamodules.thinkmorph import ThinkMorphFolder
+from experiments import attention_figures, build
+from experiments.answer import is_tiny
+from experiments.evaluation import FAST_DRAWING, GREEDY
+from experiments.figures import save_figure
+from experiments.looking import (
+    CUTS,
+    TARGETS,
+    Reasoned,
+    Shares,
+    Written,
+    answers,
+    knock_out_kl,
+    reasoners_view,
+    shares,
+    teachers_view,
+)
+from experiments.report import percent
+from experiments.schema import TINY_BASE
+from visual_opsd.benchmarks.answers import score_maze
+from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL, read_maze_pixels
+from visual_opsd.contexts import Problem
+from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.bagel.config import BagelConfig
+from visual_opsd.models.bagel.model import BagelModel
+from visual_opsd.models.bagel.preprocessing import protocol_for
+from visual_opsd.models.bagel.tokenizer import Tokenizer
+from visual_opsd.models.interface import Drawing, Sampling
+from visual_opsd.statistics import Estimate, bootstrap_ratio, paired_bootstrap_difference, wilson
+
+INTERVENTIONS = ("true_vt", "matched_noise", "patch_shuffled", "no_vt")
+RESAMPLES = 2000
+"""For each of a few hundred intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookingConfig:
+    """How texts come about, and what their contexts show."""
+
+    interventions: tuple[str, ...] = INTERVENTIONS
+    """Beside ``drawn_vt``, what the model drew itself; ``no_vt`` is always among them."""
+    sampling: Sampling = GREEDY
+    """Of thoughts and answers in interleaved reasoning, and behind a knock-out."""
+    trajectories: Sampling = Sampling(max_tokens=64)
+    """Of the student's completions."""
+    drawing: Drawing = FAST_DRAWING
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if "no_vt" not in self.interventions:
+            raise ValueError(f"interventions need no_vt to compare with, got {self.interventions}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """All texts of a model that are looked into, written once."""
+
+    completions: list[Written]
+    """The student's, behind teacher contexts."""
+    reasoned: Reasoned
+
+
+def write_texts(
+    model: Any, tokenizer: Any, problems: Sequence[Problem], config: LookingConfig
+) -> Texts:
+    """Complete in text alone, and reason with drawings."""
+    without = [problem.problem_id for problem in problems if not problem.visual_thoughts]
+    if without:
+        raise ValueError(
+            f"{len(without)} problems have no visual thought to look at, {without[0]} first: take "
+            "mazes that are made here, or a ThinkMorph folder (--data)"
+        )
+    names, seed = config.interventions, config.seed
+    completions = teachers_view(model, tokenizer, problems, names, config.trajectories, seed)
+    reasoned = reasoners_view(
+        model, tokenizer, problems, names, config.sampling, config.drawing, seed
+    )
+    if not reasoned.after:
+        raise ValueError(
+            f"none of {len(problems)} problems was drawn for and answered: a student that learnt "
+            "to answer in text cannot be looked at here; name its base (--model)"
+        )
+    return Texts(completions, reasoned)
+
+
+def measure(model: Any, tokenizer: Any, texts: Texts, config: LookingConfig) -> dict[str, Any]:
+    """Shares of attention and knock-outs, as they go into ``summary.json``; fractions in 0..1."""
+    kinds = {
+        "thought_before": texts.reasoned.before,
+        "thought_after": texts.reasoned.after,
+        "completion": texts.completions,
+    }
+    looked_at = {
+        kind: {
+            name: by_layer(shares(model, written, name), config.seed)
+            for name in written[0].contexts
+        }
+        for kind, written in kinds.items()
+    }
+    hidden = {"thought_after": "drawn_vt", "completion": "true_vt"}
+    return {
+        "problems": len(texts.completions),
+        "left_out": texts.reasoned.num_left_out,
+        "shares": looked_at,
+        "knock_out": {
+            kind: knock_out(model, tokenizer, kinds[kind], name, config)
+            for kind, name in hidden.items()
+            if name in kinds[kind][0].contexts
+        },
+    }
+
+
+def by_layer(found: Shares, seed: int) -> dict[str, Any]:
+    """Share of all tokens' attention to each target, problems resampled.
+
+    ``per_token`` is a share divided by the target's own tokens: a large picture is no weight there.
+    """
+    num_tokens = found.num_tokens.double()
+    given = found.given.double()
+    result: dict[str, Any] = {"texts": len(num_tokens), "tokens": int(num_tokens.sum())}
+    for target, name in enumerate(TARGETS):
+        of_layers = given[..., target].mean(dim=1)  # over heads
+        per_token = of_layers / found.num_keys[:, target].clamp(min=1)
+        result[name] = {
+            "by_layer": [
+                bootstrap_ratio(layer, num_tokens, seed, RESAMPLES).as_dict() for layer in of_layers
+            ],
+            "per_token_by_layer": (per_token.sum(dim=1) / num_tokens.sum()).tolist(),
+            "by_head": (given[..., target].sum(dim=2) / num_tokens.sum()).tolist(),
+        }
+    return result
+
+
+def knock_out(
+    model: Any, tokenizer: Any, written: Sequence[Written], name: str, config: LookingConfig
+) -> dict[str, Any]:
+    """How far hiding the visual thought moves the next token, and what is still answered right."""
+    kl = knock_out_kl(model, written, name)
+    num_tokens = [len(text.ids) for text in written]
+    result: dict[str, Any] = {
+        "shown": name,
+        "kl": {
+            cut: bootstrap_ratio(
+                [row[cut] for row in kl], num_tokens, config.seed, RESAMPLES
+            ).as_dict()
+            for cut in CUTS[1:]
+        },
+    }
+    if is_tiny(model.config):  # the 7B model's answers are scored by `make evaluate`
+        said = answers(model, tokenizer, written, name, config.sampling, config.seed)
+        solved = {
+            cut: [
+                is_solved(text.problem, row[cut]) for text, row in zip(written, said, strict=True)
+            ]
+            for cut in CUTS
+        }
+        result["solved"] = {c: wilson(sum(s), len(s)).as_dict() for c, s in solved.items()}
+        result["solved_less_shown"] = {
+            cut: paired_bootstrap_difference(solved[cut], solved["shown"], config.seed).as_dict()
+            for cut in CUTS[1:]
+        }
+    return result
+
+
+def is_solved(problem: Problem, text: str) -> bool:
+    """By the strict rule."""
+    return score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
+
+
+def problems_for(config: BagelConfig, data: Path | None, count: int) -> list[Problem]:
+    """Held-out mazes, or the first rows of a ThinkMorph folder in the model's own sizes."""
+    if data is None:
+        if not is_tiny(config):
+            raise ValueError("this model reads no mazes of 16 px a cell: name a ThinkMorph folder")
+        return build.held_out(MazeSettings(), "test", count)
+    if is_tiny(config):
+        rows = ThinkMorphFolder(data, REDUCED_CELL)
+    else:
+        rows = ThinkMorphFolder(data, None, protocol_for(config, "harness"))
+    return [rows[index] for index in range(min(len(rows), count))]
+
+
+def main(command: Sequence[str] | None = None) -> None:
+    """Command line; what a user got wrong is one line."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.attention", description=__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, default=TINY_BASE, help="checkpoint folder (default: %(default)s)")
+    add("--data", type=Path, help="a ThinkMorph folder; left out: held-out mazes")
+    add("--problems", type=int, default=256, help="how many (default: %(default)s)")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("runs/attention"))
+    arguments = parser.parse_args(command)
+    console = Console()
+    try:
+        path = run(
+            arguments.model, arguments.data, arguments.problems, arguments.out, arguments.seed
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    show(json.loads(path.read_text()), console)
+    console.print(f"summary: {path}")
+
+
+def run(folder: Path, data: Path | None, num_problems: int, out: Path, seed: int) -> Path:
+    """Measure, save, draw; the summary's path."""
+    model, tokenizer, texts, config = prepare(folder, data, num_problems, seed)
+    made = {"model": str(folder), "model_digest": build.digest(folder), "commit": build.commit()}
+    summary = {**made, "seed": seed, **measure(model, tokenizer, texts, config)}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "summary.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    temporary.replace(path)
+    for name, draw in attention_figures.FIGURES.items():
+        save_figure(draw(summary), out / name)
+    return path
+
+
+def prepare(
+    folder: Path, data: Path | None, num_problems: int, seed: int
+) -> tuple[BagelModel, Tokenizer, Texts, LookingConfig]:
+    """A model, and texts of its own to look into."""
+    model, tokenizer = checkpoints.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    # The tiny model draws as well in eight plain steps as by the official protocol.
+    drawing = FAST_DRAWING if is_tiny(model.config) else Drawing()
+    config = LookingConfig(seed=seed, drawing=drawing)
+    problems = problems_for(model.config, data, num_problems)
+    return model, tokenizer, write_texts(model.eval(), tokenizer, problems, config), config
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """What :func:`run` wrote.
+
+    Raises:
+        FileNotFoundError: It did not; says what makes it.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: make it with python -m experiments.attention --out {folder}"
+        )
+    return json.loads(path.read_text())
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Two tables: shares at their highest layer, and knock-outs."""
+    table = Table("text", "shown", *(name.replace("_", " ") for name in TARGETS))
+    for kind, views in summary["shares"].items():
+        for name, found in views.items():
+            cells = [_at_highest(found[target]["by_layer"]) for target in TARGETS]
+            table.add_row(kind.replace("_", " "), name, *cells)
+    console.print(table, "share of attention in the layer where it is highest, 95 %", sep="\n")
+    table = Table("text", "cut", "KL(shown || cut), nats/token", "solved")
+    for kind, found in summary["knock_out"].items():
+        for cut in CUTS:
+            kl = found["kl"].get(cut)
+            nats = f"{kl['value']:.4f} [{kl['low']:.4f}, {kl['high']:.4f}]" if kl else "0"
+            solved = Estimate(**found["solved"][cut]) if "solved" in found else None
+            cells = [kind, cut, nats, percent(solved, with_interval=True)]
+            table.add_row(*(cell.replace("_", " ").replace("[", r"\[") for cell in cells))
+    console.print(table)
+
+
+def _at_highest(layers: Sequence[dict[str, float]]) -> str:
+    layer = max(range(len(layers)), key=lambda index: layers[index]["value"])
+    return f"{percent(Estimate(**layers[layer]), with_interval=True)} (layer {layer})".replace(
+        "[", r"\["
+    )
+
+
+if __name__ == "__main__":
+    main()
