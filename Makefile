@@ -20,18 +20,18 @@ RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap attention draw-thoughts bench notebooks test-notebooks test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap attention draw-thoughts bench notebooks test-notebooks gallery test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
 ifneq ($(strip $(DRY)),)
-ifneq ($(filter-out train-8gpu train-tiny-2rank,$(MAKECMDGOALS)),)
-$(error DRY=1 is read by train-8gpu and train-tiny-2rank alone)
+ifneq ($(filter-out train-8gpu train-tiny-2rank ablate-noise,$(MAKECMDGOALS)),)
+$(error DRY=1 is read by train-8gpu, train-tiny-2rank and ablate-noise alone)
 endif
 endif
 ifneq ($(strip $(QUICK)),)
-ifneq ($(filter-out test-distributed test-notebooks,$(MAKECMDGOALS)),)
-$(error QUICK=1 is read by test-distributed and test-notebooks alone; ablate-noise comes with issue 5)
+ifneq ($(filter-out test-distributed test-notebooks ablate-noise,$(MAKECMDGOALS)),)
+$(error QUICK=1 is read by test-distributed, test-notebooks and ablate-noise alone)
 endif
 endif
 
@@ -45,8 +45,8 @@ help:  ## Show this list
 	@echo "  MODEL=folder      checkpoint folder, a downloaded one too (default: the shipped tiny base)"
 	@echo "  DATA=folder       data set to score on (default: held-out mazes)"
 	@echo "  SET=\"key=value\"   overrides of the configuration, several with spaces between"
-	@echo "  DRY=1             only the plan (train-8gpu, train-tiny-2rank)"
-	@echo "  QUICK=1           the part for CI (test-distributed, test-notebooks)"
+	@echo "  DRY=1             only the plan (train-8gpu, train-tiny-2rank, ablate-noise)"
+	@echo "  QUICK=1           the part for CI (test-distributed, test-notebooks); a few steps of every arm (ablate-noise)"
 	@echo "  PYTHON=python3.x  interpreter that .venv is made with, 3.11 or newer"
 
 install: $(STAMP)  ## .venv with everything the other commands need (they call it themselves)
@@ -59,6 +59,9 @@ pretrain-tiny: $(STAMP)  ## Train the shipped base again from nothing (VERIFY=1:
 
 reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/reproduce-tiny/
 	$(PY) -m experiments.reproduce_tiny $(SET)
+
+ablate-noise: $(STAMP)  ## Every control, several seeds, verdicts; runs/ablate-noise/report.html (QUICK=1: a few steps of each)
+	$(PY) -m experiments.ablate_noise "RUN=$(RUN)" $(if $(QUICK),QUICK=1) $(if $(DRY),DRY=1) $(if $(MODEL),"model=$(MODEL)") $(SET)
 
 train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }
@@ -95,6 +98,9 @@ notebooks: $(LOOK)  ## Start JupyterLab on notebooks/
 
 test-notebooks: $(LOOK)  ## Execute the notebooks, and look at one through a browser (QUICK=1: the part for CI)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "notebooks $(if $(QUICK),and not slow)" tests/notebooks
+
+gallery: $(STAMP)  ## The exhibits as pictures, from finished runs; docs/gallery/
+	$(PY) -m experiments.gallery $(SET)
 
 test: $(STAMP)  ## Laptop tests, shapes checked
 	$(PY) -m pytest -m "not slow and not gpu and not checkpoint and not distributed and not notebooks"

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 
 from visual_opsd.contexts import Encode, ProblemBatch
-from visual_opsd.interventions import INTERVENTIONS
+from visual_opsd.interventions import intervention
 from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.rollouts.trajectories import Rollout, sample_trajectories, show
 from visual_opsd.rollouts.visual_thoughts import Illustrator
@@ -20,15 +20,12 @@ class RolloutConfig:
 
     sampling: Sampling = Sampling()
     intervention: str = "true_vt"
-    """What the visual thoughts are replaced by, in design.md's names."""
+    """What the visual thoughts are replaced by: a name of ``visual_opsd.interventions``."""
     seed: int | None = None
     """None: the run's."""
 
     def __post_init__(self) -> None:
-        if self.intervention not in INTERVENTIONS:
-            raise ValueError(
-                f"intervention {self.intervention!r} is none of {sorted(INTERVENTIONS)}"
-            )
+        intervention(self.intervention)  # an unknown name is an error here, not in a step
 
 
 class RolloutCallback(L.Callback):

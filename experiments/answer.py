@@ -32,7 +32,7 @@ from visual_opsd.models.bagel.config import BagelConfig
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.preprocessing import PROTOCOLS, open_picture, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
-from visual_opsd.models.interface import Drawing, Sampling, StepCache
+from visual_opsd.models.interface import Drawing, Sampling, StepCache, Watch
 from visual_opsd.rollouts.interleaved import (
     Interleaving,
     Look,
@@ -140,6 +140,7 @@ def ask(
     settings: tuple[Interleaving, int],
     *,
     draw: bool,
+    watch: Watch | None = None,
 ) -> Reasoning:
     """Answer drawn (ThinkMorph's loop) or in text alone (what a student is for)."""
     image, look, prompt = eyes_of(model, picture)
@@ -148,7 +149,7 @@ def ask(
     words = Text(tokenizer.encode(question))
     if draw:
         inputs = (replace(image, with_latents=True), words)
-        (found,) = reason(model, tokenizer, [inputs], how, [seed], look)
+        (found,) = reason(model, tokenizer, [inputs], how, [seed], look, watch)
         return found
     context = start_drawing(
         (replace(image, with_latents=False), words), Text(tokenizer.encode(prompt))

@@ -206,7 +206,7 @@ def illustrator(
         cache=cache,
         drawing=config.drawing,
         sampling=config.rollout.sampling,
-        seed=config.seed,
+        seed=config.seed_of_drawings,
         look=look,
     )
 

@@ -14,7 +14,7 @@ from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
 from visual_opsd.benchmarks.mazes import Maze, best_constant, vertical_then_horizontal
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.interface import Drawing, Sampling
-from visual_opsd.rollouts.answering import Answer, Way, answer, in_batches
+from visual_opsd.rollouts.answering import Answer, Show, Way, answer, in_batches
 from visual_opsd.seeds import row_seed
 from visual_opsd.statistics import Estimate, wilson
 
@@ -55,6 +55,7 @@ def evaluate(
     batch_size: int = 256,
     description: str = "",
     on_answers: Callable[[list[Problem], list[Answer]], None] | None = None,
+    show: Show | None = None,
 ) -> list[Prediction]:
     """Answer every problem and walk its answer by the strict rule, in the order of ``problems``."""
     predictions: dict[int, Prediction] = {}
@@ -65,7 +66,14 @@ def evaluate(
         chosen = [problems[index] for index in indices]
         seeds = [row_seed(seed, way, problem.problem_id) for problem in chosen]
         answers = answer(
-            way, model, tokenizer, chosen, sampling=sampling, drawing=drawing, seeds=seeds
+            way,
+            model,
+            tokenizer,
+            chosen,
+            sampling=sampling,
+            drawing=drawing,
+            seeds=seeds,
+            show=show,
         )
         for index, problem, given in zip(indices, chosen, answers, strict=True):
             predictions[index] = _score(problem, given, way)

@@ -48,6 +48,17 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """A quantity of an arm: its estimate, and the value of every seed."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    seeds: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Strip:
     """One completion with the KL of each of its tokens, a row of values a model."""
 
@@ -148,6 +159,58 @@ def _lines(axes: Axes, series: Mapping[str, Curve], names: Sequence[str]) -> Non
             markevery=max(1, len(curve.steps) // 8),
             label=name,
         )
+
+
+@in_style
+def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, float]) -> Figure:
+    """Arms as rows: the interval as a line, the seeds as points; one panel a quantity.
+
+    ``references`` are level lines, by the title of their panel.
+    """
+    num_rows = max(map(len, panels.values()))
+    figure = Figure(figsize=(WIDTH_INCHES, 0.36 * num_rows + 1.1), layout="constrained")
+    for axes, (title, rows) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for line, row in enumerate(rows):
+            axes.plot([row.low, row.high], [line, line], color="0.6", linewidth=5, zorder=1)
+            axes.plot([row.value] * 2, [line - 0.28, line + 0.28], color=RIGHT, zorder=2)
+            axes.scatter(row.seeds, [line] * len(row.seeds), s=16, color=WRONG, zorder=3)
+        if title in references:
+            axes.axvline(references[title], color="0.35", linestyle="--", linewidth=1.2)
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set(title=title, ylim=(len(rows) - 0.5, -0.5))
+    return figure
+
+
+@in_style
+def dose_response(
+    doses: Mapping[str, float], responses: Mapping[str, Sequence[Spread]], base: float
+) -> Figure:
+    """How well the base reads what an arm's teacher is shown, against what the student learnt.
+
+    ``doses`` by arm; ``responses`` by title, a spread an arm; ``base`` is its text-only accuracy.
+    """
+    figure = Figure(figsize=(WIDTH_INCHES, 3.8), layout="constrained")
+    palette = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    names = list(doses)
+    for axes, (title, rows) in zip(
+        figure.subplots(1, len(responses), squeeze=False)[0], responses.items(), strict=True
+    ):
+        for row in rows:
+            number = names.index(row.name)
+            color, marker = palette[number % len(palette)], _MARKERS[number % len(_MARKERS)]
+            dose = doses[row.name]
+            axes.plot([dose, dose], [row.low, row.high], color=color, linewidth=2, alpha=0.5)
+            axes.scatter(
+                [dose] * len(row.seeds), row.seeds, color=color, marker=marker, s=22, label=row.name
+            )
+        axes.axvline(base, color="0.35", linestyle="--", linewidth=1.2)
+        axes.set(
+            title=title, xlabel="accuracy of the base with that in sight (dashed: with nothing)"
+        )
+    axes.legend(fontsize=7)
+    return figure
 
 
 @in_style

@@ -24,6 +24,11 @@ from visual_opsd.rollouts.trajectories import log_probs, rescoring_error, sample
 from visual_opsd.seeds import row_seed
 
 BATCH_SIZE = 128
+SAMPLED = Sampling(temperature=1.0, max_tokens=64)
+"""How the completions are sampled that a gap is measured on."""
+
+
+TOKEN_CLASSES = ("thought", "answer", "delimiter", "end")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +41,28 @@ class Trajectories:
     batches: tuple[tuple[int, ...], ...]
     max_rescore_error: float
     """Largest distance of re-scored from sampled log-probabilities."""
+
+    def only(self, index: int) -> "Trajectories":
+        """One of the problems with its completion."""
+        for indices, found in zip(self.batches, self.completions, strict=True):
+            if index in indices:
+                row = indices.index(index)
+                alone = Completions(
+                    ids=(found.ids[row],),
+                    is_sampled=(found.is_sampled[row],),
+                    log_probs=(found.log_probs[row],),
+                    is_cut=(found.is_cut[row],),
+                )
+                return Trajectories(
+                    (self.problems[index],), (alone,), ((0,),), self.max_rescore_error
+                )
+        raise IndexError(f"no problem {index} among {len(self.problems)}")
+
+    def tokens(self, tokenizer: Any, index: int) -> list[str]:
+        """What was sampled for a problem, token by token: as long as its row of ``token_gaps``."""
+        (found,) = self.only(index).completions
+        ids = found.ids[0][found.is_sampled[0]].tolist()
+        return [tokenizer.decode([i]) or "[end]" for i in ids]
 
 
 @torch.no_grad()
@@ -94,6 +121,47 @@ def sums_and_lengths(gaps: Sequence[Tensor]) -> tuple[list[float], list[int]]:
     return [float(gap.double().sum()) for gap in gaps], [len(gap) for gap in gaps]
 
 
+def gap_record(prefix: str, gaps: Sequence[Tensor]) -> dict[str, Any]:
+    """Sums, lengths and the mean over tokens, as results keep them: under ``<prefix>_...``."""
+    sums, lengths = sums_and_lengths(gaps)
+    return {
+        f"{prefix}_sums": sums,
+        f"{prefix}_lengths": lengths,
+        f"{prefix}_mean": sum(sums) / sum(lengths),
+    }
+
+
+def class_sums(
+    trajectories: Trajectories, gaps: Sequence[Tensor], tokenizer: Any
+) -> dict[str, tuple[float, int]]:
+    """Nats and tokens of every class of token, over all completions."""
+    found: dict[str, tuple[float, int]] = dict.fromkeys(TOKEN_CLASSES, (0.0, 0))
+    for indices, completions in zip(trajectories.batches, trajectories.completions, strict=True):
+        for index, ids, is_sampled in zip(
+            indices, completions.ids, completions.is_sampled, strict=True
+        ):
+            classes = token_classes(ids[is_sampled].tolist(), tokenizer)
+            for kind, nats in zip(classes, gaps[index].tolist(), strict=True):
+                total, count = found[kind]
+                found[kind] = total + nats, count + 1
+    return found
+
+
+def token_classes(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """What every token of a completion is a part of, one of :data:`TOKEN_CLASSES`."""
+    found, is_answering = [], False
+    for token in ids:
+        text = tokenizer.decode([token])
+        if token == tokenizer.marks.end:
+            found.append("end")
+        elif "<" in text:
+            found.append("delimiter")
+            is_answering = "<answer>" in text
+        else:
+            found.append("answer" if is_answering else "thought")
+    return found
+
+
 def main() -> None:
     """``python -m experiments.kl_gap [MODEL=folder] [num_problems=n]``: K_gen by category."""
     options = {"MODEL": str(TINY_BASE), "num_problems": "512", "seed": "0"}
@@ -104,8 +172,7 @@ def main() -> None:
         options[key] = value
     model, tokenizer = checkpoints.load(options["MODEL"])
     problems = build.held_out(MazeSettings(), "test", int(options["num_problems"]))
-    sampling = Sampling(temperature=1.0, max_tokens=64)
-    fixed = sample_fixed(model, tokenizer, problems, sampling, int(options["seed"]))
+    fixed = sample_fixed(model, tokenizer, problems, SAMPLED, int(options["seed"]))
     gaps = token_gaps(model, model, tokenizer, fixed, description="KL gap")
 
     metric = KLGap(sorted({problem.category for problem in problems}))

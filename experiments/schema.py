@@ -126,6 +126,8 @@ class ExperimentConfig:
     held_out: HeldOutConfig = HeldOutConfig()
     rollout: RolloutConfig = RolloutConfig()
     drawing: Drawing = Drawing()
+    drawing_seed: int | None = None
+    """None: the run's. With one of their own, runs from several seeds see the same drawings."""
     visual_opsd: VisualOPSDConfig = VisualOPSDConfig()
     sft: SFTConfig = field(default_factory=SFTConfig)
 
@@ -151,6 +153,11 @@ class ExperimentConfig:
     def optimiser(self) -> OptimiserConfig:
         """The method's."""
         return self.sft.optimiser if self.method == "sft" else self.visual_opsd.optimiser
+
+    @property
+    def seed_of_drawings(self) -> int:
+        """What the start weights draw from."""
+        return self.seed if self.drawing_seed is None else self.drawing_seed
 
     @property
     def sequences_a_batch(self) -> int:
@@ -196,16 +203,24 @@ def differences(config: ExperimentConfig, saved: Path) -> list[str]:
     The same batches spread over other ranks are the same run.
     """
     before = load_experiment(saved)
-    old = _flat(cast(DictConfig, OmegaConf.create(to_yaml(before))))
-    new = _flat(cast(DictConfig, OmegaConf.create(to_yaml(config))))
     spread = {"resume_changed"}
     if before.sequences_a_batch == config.sequences_a_batch:
         spread |= {"data.batch_size", "trainer.devices", "trainer.num_nodes"}
     return [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in spread
+        f"{key}: {old} -> {new}"
+        for key, (old, new) in differing(before, config).items()
+        if key not in spread
     ]
+
+
+def differing(one: ExperimentConfig, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Both values of every key that two experiments differ in."""
+    old, new = (_flat(cast(DictConfig, OmegaConf.create(to_yaml(c)))) for c in (one, other))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
 
 
 def _flat(config: DictConfig) -> dict[str, Any]:

@@ -6,18 +6,17 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from datamodules.frozen_lake import MazeSettings
-from experiments import build
+from experiments import build, files
 from experiments.evaluation import (
     FAST_DRAWING,
     GREEDY,
@@ -30,13 +29,14 @@ from experiments.evaluation import (
     share,
     trivial,
 )
-from experiments.kl_gap import Trajectories, sample_fixed, sums_and_lengths, token_gaps
+from experiments.kl_gap import SAMPLED, Trajectories, gap_record, sample_fixed, token_gaps
+from experiments.latency import time_in_turn
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all
 from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.interface import Drawing, Sampling
+from visual_opsd.models.interface import Drawing
 from visual_opsd.rollouts.answering import Way
 from visual_opsd.statistics import (
     Estimate,
@@ -44,10 +44,6 @@ from visual_opsd.statistics import (
     bootstrap_statistic,
     paired_bootstrap_difference,
 )
-
-OFFICIAL_DRAWING = Drawing(branches_in_one_batch=False)
-"""49 evaluations, text and image guidance, three calls a step: what the paper's latency counts."""
-SAMPLED = Sampling(temperature=1.0, max_tokens=64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,14 +209,14 @@ class Story:
             student, _ = self.model(name)
             fixed = self.trajectories
             words = f"{name}: KL gap"
-            result = _gap("fixed", token_gaps(base, student, tokenizer, fixed, None, words))
+            result = gap_record("fixed", token_gaps(base, student, tokenizer, fixed, None, words))
             result["max_rescore_error"] = fixed.max_rescore_error
             if name != "base":
-                result |= _gap("both_moved", token_gaps(student, student, tokenizer, fixed))
+                result |= gap_record("both_moved", token_gaps(student, student, tokenizer, fixed))
                 own = sample_fixed(
                     student, tokenizer, fixed.problems, SAMPLED, self.settings.seed + 1
                 )
-                result |= _gap("own", token_gaps(base, student, tokenizer, own))
+                result |= gap_record("own", token_gaps(base, student, tokenizer, own))
                 result["max_rescore_error"] = own.max_rescore_error
             return result
 
@@ -233,53 +229,35 @@ class Story:
         """
 
         def measure() -> dict[str, Any]:
-            base, tokenizer = self.model("base")
             gap = self.gap("base")
             means = np.array(gap["fixed_sums"][:among]) / np.array(gap["fixed_lengths"][:among])
-            chosen = [self.problems[index] for index in np.argsort(-means)[:num_shown]]
-            fixed = sample_fixed(base, tokenizer, chosen, SAMPLED, self.settings.seed)
-            ids = {
-                index: row[is_sampled].tolist()
-                for indices, completions in zip(fixed.batches, fixed.completions, strict=True)
-                for index, row, is_sampled in zip(
-                    indices, completions.ids, completions.is_sampled, strict=True
-                )
-            }
-            gaps = {
-                name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
-                for name in ("base", *self.arms)
-            }
-            return {
-                problem.problem_id: {
-                    "category": problem.category,
-                    "tokens": [tokenizer.decode([i]) or "[end]" for i in ids[index]],
-                    "gaps": {name: rows[index].tolist() for name, rows in gaps.items()},
-                }
-                for index, problem in enumerate(chosen)
-            }
+            return self.token_rows([self.problems[index] for index in np.argsort(-means)[:num_shown]])
 
         return self._kept("strip.json", measure)
+
+    def token_rows(self, problems: Sequence[Problem]) -> dict[str, Any]:
+        """Tokens of the fixed completions of ``problems``, with KL(T0 || S) in nats by model."""
+        base, tokenizer = self.model("base")
+        fixed = sample_fixed(base, tokenizer, problems, SAMPLED, self.settings.seed)
+        gaps = {
+            name: token_gaps(base, self.model(name)[0], tokenizer, fixed)
+            for name in ("base", *self.arms)
+        }
+        return {
+            problem.problem_id: {
+                "category": problem.category,
+                "tokens": fixed.tokens(tokenizer, index),
+                "gaps": {name: rows[index].tolist() for name, rows in gaps.items()},
+            }
+            for index, problem in enumerate(problems)
+        }
 
     def latency(self) -> dict[str, Any]:
         """Seconds a sample at batch 1: drawn as the official code does, drawn fast, in text."""
 
         def measure() -> dict[str, Any]:
             problems = self.problems[: self.settings.num_timed]
-            ways: dict[str, tuple[str, Way, Drawing]] = {
-                "drawn_official": ("base", "drawn", OFFICIAL_DRAWING),
-                "drawn_fast": ("base", "drawn", FAST_DRAWING),
-                "base_text_only": ("base", "text_only", FAST_DRAWING),
-                "student_text_only": ("true_vt", "text_only", FAST_DRAWING),
-            }
-            timed = {
-                key: partial(evaluate, *self.model(name), way=way, drawing=drawing, batch_size=1)
-                for key, (name, way, drawing) in ways.items()
-            }
-            seconds: dict[str, list[float]] = {key: [] for key in ways}
-            for problem in (*problems[:2], *problems):  # the first two warm up
-                for key in ways:  # in turn: a machine that slows down slows down all
-                    seconds[key].append(timed[key]([problem])[0].seconds)
-            return {key: found[-len(problems) :] for key, found in seconds.items()}
+            return time_in_turn(self.model("base"), self.model("true_vt"), problems)
 
         return self._kept("latency.json", measure)
 
@@ -418,13 +396,7 @@ class Story:
     # Files
 
     def _kept(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        path = self.folder / name
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(measure()))
-            temporary.replace(path)
-        return dict(json.loads(path.read_text()))
+        return files.kept(self.folder / name, measure)
 
     def _seconds_so_far(self) -> float:
         path = self.folder / "seconds.json"
@@ -432,15 +404,6 @@ class Story:
 
     def _keep_seconds(self, seconds: float) -> None:
         (self.folder / "seconds.json").write_text(json.dumps(seconds))
-
-
-def _gap(prefix: str, gaps: Sequence[torch.Tensor]) -> dict[str, Any]:
-    sums, lengths = sums_and_lengths(gaps)
-    return {
-        f"{prefix}_sums": sums,
-        f"{prefix}_lengths": lengths,
-        f"{prefix}_mean": sum(sums) / sum(lengths),
-    }
 
 
 def _recovered(

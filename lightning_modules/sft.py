@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_modules.optimisation import OptimiserConfig, configure
 from visual_opsd import demonstrations
 from visual_opsd.contexts import Context, Encode, Problem, ProblemBatch
-from visual_opsd.interventions import INTERVENTIONS, intervene
+from visual_opsd.interventions import intervene, intervention
 from visual_opsd.seeds import row_seed
 from visual_opsd.trainable import freeze_drawing
 from visual_opsd.weights import WholeWeights
@@ -41,13 +41,13 @@ class SFTConfig:
     def __post_init__(self) -> None:
         if self.mix and abs(sum(self.mix.values()) - 1) > 1e-6:
             raise ValueError(f"the shares of mix must sum to 1, got {dict(self.mix)}")
-        known = {"interleaved", "text_only", "privileged"}
-        known |= {f"privileged:{intervention}" for intervention in INTERVENTIONS}
+        known = ["interleaved", "text_only", "privileged", "privileged:<intervention>"]
         for kind, share in self.mix.items():
-            if kind not in known:
-                raise ValueError(
-                    f"mix has an unknown kind of row: {kind!r} is none of {sorted(known)}"
-                )
+            row, colon, shown = kind.partition(":")
+            if row not in known or (colon and row != "privileged"):
+                raise ValueError(f"mix has an unknown kind of row: {kind!r} is none of {known}")
+            if colon:
+                intervention(shown)
             if share < 0:
                 raise ValueError(f"mix has a negative share: {kind}: {share}")
 
@@ -138,8 +138,8 @@ class SupervisedFineTuning(L.LightningModule):
             )
         if kind == "text_only":
             return demonstrations.text_only(problem, self.encode)
-        _, _, intervention = kind.partition(":")
-        shown = intervene(intervention or "true_vt", problem, donor, seed)
+        _, _, name = kind.partition(":")
+        shown = intervene(name or "true_vt", problem, donor, seed)
         return demonstrations.privileged(shown, self.encode)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

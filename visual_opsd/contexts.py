@@ -100,6 +100,8 @@ class Problem:
     answer_template: str = "{answer}"
     r"""What stands between the answer tags: ``\boxed{{{answer}}}`` for a maze."""
     visual_thoughts: tuple[Image, ...] = ()
+    hints: tuple[str, ...] = ()
+    """What the teacher is told in words; no data set has any, only controls that tell set it."""
     text_thoughts: tuple[str, ...] = ()
     """One before each visual thought and one after the last; read by interleaved SFT only."""
     text_only_thought: str = ""
@@ -113,6 +115,11 @@ class Problem:
         """The answer as a completion ends with it."""
         return f"<answer>{self.answer_template.format(answer=self.answer)}</answer>"
 
+    @property
+    def solution(self) -> str:
+        """A whole completion without pictures: the thought, then the answer."""
+        return f"<think>{self.text_only_thought}</think>{self.tagged_answer}"
+
     def to(self, device: torch.device) -> "Problem":
         """Every image on another device."""
         thoughts = tuple(thought.to(device) for thought in self.visual_thoughts)
@@ -125,11 +132,15 @@ def student_context(problem: Problem, encode: Encode) -> Context:
 
 
 def teacher_context(problem: Problem, encode: Encode) -> Context:
-    """What the student sees, then the visual thoughts; no text thought, no answer (Eq. 1)."""
+    """What the student sees, then the visual thoughts; no text thought, no answer (Eq. 1).
+
+    Unless a control has put one of them among the hints.
+    """
     return (
         *student_context(problem, encode),
         Text(encode(REFERENCE_INTRO)),
         *problem.visual_thoughts,
+        *(Text(encode(hint)) for hint in problem.hints),
         Text(encode(TRANSITION)),
     )
 

@@ -66,5 +66,4 @@ def num_target_tokens(row: Context) -> int:
 
 
 def _solution(problem: Problem, encode: Encode) -> Text:
-    words = f"<think>{problem.text_only_thought}</think>{problem.tagged_answer}"
-    return Text(encode(words), is_target=True)
+    return Text(encode(problem.solution), is_target=True)

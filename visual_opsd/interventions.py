@@ -1,5 +1,6 @@
 """What the visual thoughts are replaced by: the ladder of controls, from the truth to nothing.
 
+``blurred:0.03`` is ``blurred`` at another strength than its default: a rung of its own ladder.
 Randomness is the problem's own, from (seed, problem id): the batch around it changes nothing.
 A picture keeps its size, its role and how it is shown; where it comes in a second size for latents,
 that one is changed in the same way.
@@ -8,6 +9,7 @@ that one is changed in the same way.
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,18 +33,42 @@ def intervene(name: str, problem: Problem, donor: Problem | None, seed: int) -> 
 
     ``donor`` is another problem, whose thoughts ``other_vt`` shows; the rest do not look at it.
     """
-    if name not in INTERVENTIONS:
-        close = difflib.get_close_matches(name, INTERVENTIONS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(
-            f"unknown intervention {name!r}: {hint}known are {', '.join(INTERVENTIONS)}"
-        )
-    if name != "no_vt" and not problem.visual_thoughts:
+    change = intervention(name)
+    if name not in WITHOUT_VISUAL_THOUGHTS and not problem.visual_thoughts:
         raise ValueError(
             f"{name} needs a visual thought, and problem {problem.problem_id} has none"
         )
     generator = torch.Generator().manual_seed(row_seed("intervention", seed, problem.problem_id))
-    return INTERVENTIONS[name](problem, donor, generator)
+    return change(problem, donor, generator)
+
+
+def intervention(name: str) -> Intervention:
+    """The function behind a name; ``blurred`` may carry its strength behind a colon.
+
+    Raises:
+        ValueError: An unknown name, or a strength where none belongs or that is none.
+    """
+    kind, colon, strength = name.partition(":")
+    if kind not in INTERVENTIONS:
+        close = difflib.get_close_matches(kind, INTERVENTIONS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"unknown intervention {name!r}: {hint}known are {', '.join(INTERVENTIONS)}"
+        )
+    if not colon:
+        return INTERVENTIONS[kind]
+    if kind != "blurred":
+        raise ValueError(f"intervention {name!r}: only blurred has a strength, as blurred:0.03")
+    try:
+        share = float(strength)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"intervention {name!r}: the strength is a share of the picture's shorter side, above "
+            f"0 and at most 1, got {strength!r}"
+        )
+    return partial(blurred, share=share)
 
 
 def true_vt(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
@@ -71,9 +97,14 @@ def patch_shuffled(problem: Problem, donor: Problem | None, generator: torch.Gen
     return _repainted(problem, lambda pixels: shuffle_patches(pixels, PATCH_PIXELS, generator))
 
 
-def blurred(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
+def blurred(
+    problem: Problem,
+    donor: Problem | None,
+    generator: torch.Generator,
+    share: float = BLUR_SHARE,
+) -> Problem:
     """The true pictures out of focus: layout without detail."""
-    return _repainted(problem, lambda pixels: blur(pixels, BLUR_SHARE * min(pixels.shape[1:])))
+    return _repainted(problem, lambda pixels: blur(pixels, share * min(pixels.shape[1:])))
 
 
 def matched_noise(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
@@ -107,6 +138,16 @@ def no_vt(problem: Problem, donor: Problem | None, generator: torch.Generator) -
     return replace(problem, visual_thoughts=())
 
 
+def answer_text(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
+    """The answer in words instead of a picture: all that a solution drawn could give away."""
+    return replace(problem, visual_thoughts=(), hints=(problem.tagged_answer,))
+
+
+def solution_text(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
+    """The solution in words, its answer included: what OPSD's teacher sees (arXiv 2601.18734)."""
+    return replace(problem, visual_thoughts=(), hints=(problem.solution,))
+
+
 INTERVENTIONS: dict[str, Intervention] = {
     "true_vt": true_vt,
     "drawn_vt": drawn_vt,
@@ -118,7 +159,11 @@ INTERVENTIONS: dict[str, Intervention] = {
     "blank": blank,
     "problem_copy": problem_copy,
     "no_vt": no_vt,
+    "answer_text": answer_text,
+    "solution_text": solution_text,
 }
+WITHOUT_VISUAL_THOUGHTS = frozenset({"no_vt", "answer_text", "solution_text"})
+"""Those that show no picture, and need none."""
 
 
 def shuffle_patches(pixels: Pixels, patch: int, generator: torch.Generator) -> Pixels:

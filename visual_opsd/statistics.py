@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import binomtest, false_discovery_control, norm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -18,7 +20,7 @@ _ENTRIES_AT_A_TIME = 500_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and its 95 % interval."""
+    """A value and its interval: 95 %, where nothing else is said."""
 
     value: float
     low: float
@@ -27,6 +29,21 @@ class Estimate:
     def as_dict(self) -> dict[str, float]:
         """For JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """Whether two paired sides differ by less than a margin, by two one-sided tests (TOST)."""
+
+    difference: Estimate
+    """Mean of ``a - b`` with its 90 % interval, which lies within the margin where p < 0.05."""
+    margin: float
+    p_value: float
+
+    @property
+    def is_equivalent(self) -> bool:
+        """At the 5 % level; if not, the sides may differ, or there were too few problems to say."""
+        return self.p_value < 0.05
 
 
 def wilson(successes: int, n: int) -> Estimate:
@@ -76,6 +93,40 @@ def bootstrap_closure(
     return Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
 
+def seeds_bootstrap_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """Mean of ``a`` minus mean of ``b``, each [seeds, problems], resampled on both levels.
+
+    A resample draws problems, the same for both arms, and each arm's seeds by themselves; numbers
+    of seeds may differ, and what was not trained has one. Few seeds spread less than the truth,
+    by a variance of (n - 1) / n: read an interval over three of them as too narrow.
+    """
+    arms = _arms(a, b)
+    means = _resampled_arms(arms, seed, resamples)
+    value = float(arms[0].mean() - arms[1].mean())
+    return _estimate(value, means[:, 0] - means[:, 1], confidence)
+
+
+def seeds_bootstrap_closure(
+    before: ArrayLike, after: ArrayLike, seed: int, resamples: int = RESAMPLES
+) -> Estimate:
+    """:func:`bootstrap_closure` of several students, resampled over completions and seeds.
+
+    ``before`` holds the KL sum a completion of the weights that all of them started from, ``after``
+    theirs, [seeds, completions].
+    """
+    arms = _arms(before, after)
+    if arms[0].sum() == 0:
+        raise ValueError("the gap before sums to 0")
+    means = _resampled_arms(arms, seed, resamples)
+    return _estimate(1 - float(arms[1].mean() / arms[0].mean()), 1 - means[:, 1] / means[:, 0])
+
+
 def bootstrap_statistic(
     statistic: Callable[..., float],
     *arrays: ArrayLike,
@@ -96,6 +147,16 @@ def bootstrap_statistic(
     return _estimate(float(statistic(*sides)), values)
 
 
+def wins_and_losses(a: ArrayLike, b: ArrayLike) -> tuple[int, int]:
+    """How many problems each side solves more often, over its seeds if it has several.
+
+    With one seed these are McNemar's discordant pairs. With more, :func:`mcnemar_exact` of them is
+    the sign test over problems: it speaks of these seeds, not of others.
+    """
+    left, right = (arm.mean(axis=0) for arm in _arms(a, b))
+    return int((left > right).sum()), int((left < right).sum())
+
+
 def mcnemar_exact(wins: int, losses: int) -> float:
     """Two-sided p-value that problems only one side solves fall on either side alike."""
     if wins < 0 or losses < 0:
@@ -110,6 +171,64 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if not p_values:
         return []
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that bound the share of false discoveries, in the given order."""
+    if not p_values:
+        return []
+    return [float(p) for p in false_discovery_control(list(p_values))]
+
+
+def equivalence(a: ArrayLike, b: ArrayLike, margin: float) -> Equivalence:
+    """Paired TOST of ``-margin < mean(a - b) < margin`` by Student's t over problems.
+
+    Takes a value a problem and side; over seeds, hold the 90 % interval of
+    :func:`seeds_bootstrap_difference` against the margin.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    columns = _paired(a, b)
+    differences = columns[:, 0] - columns[:, 1]
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        raise ValueError("a test needs at least 2 problems, got 1")
+    if np.ptp(differences) == 0:  # no spread, no t
+        return Equivalence(Estimate(mean, mean, mean), margin, float(abs(mean) >= margin))
+    p_value = ttost_paired(columns[:, 0], columns[:, 1], -margin, margin)[0]
+    low, high = DescrStatsW(differences).tconfint_mean(alpha=0.1)
+    return Equivalence(Estimate(mean, float(low), float(high)), margin, float(p_value))
+
+
+def smallest_detectable_difference(
+    num_problems: int, discordant: float, alpha: float = 0.05, power: float = 0.8
+) -> float | None:
+    """Smallest difference of two paired rates that McNemar's test finds with the given power.
+
+    ``discordant`` is the share of problems that one side alone solves. None: not even if they all
+    fell on one side. Source: Connor 1987 (Biometrics 43, p. 207), solved for the difference.
+    """
+    if num_problems < 1 or not 0 < discordant <= 1:
+        raise ValueError(
+            "needs at least 1 problem and a discordant share in (0, 1], "
+            f"got {num_problems} and {discordant}"
+        )
+    missed, found = norm.isf(alpha / 2), norm.isf(1 - power)
+
+    def surplus(difference: float) -> float:
+        spread = (discordant - difference**2) ** 0.5
+        return float(num_problems**0.5 * difference - missed * discordant**0.5 - found * spread)
+
+    return float(brentq(surplus, 0, discordant)) if surplus(discordant) >= 0 else None
+
+
+def _arms(*arms: ArrayLike) -> list[NDArray[np.float64]]:
+    """Each as [seeds, problems] over the same problems; a single row of values has one seed."""
+    found = [np.atleast_2d(np.asarray(arm, dtype=np.float64)) for arm in arms]
+    shapes = [arm.shape for arm in found]
+    if any(len(shape) != 2 or 0 in shape for shape in shapes) or len({s[1] for s in shapes}) != 1:
+        raise ValueError(f"arms must be [seeds, problems] over the same problems, got {shapes}")
+    return found
 
 
 def _paired(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
@@ -141,8 +260,25 @@ def _resampled_means(
     return means
 
 
-def _estimate(value: float, resampled: NDArray[np.float64]) -> Estimate:
-    """The value with the middle 95 % of its resamples."""
-    margin = (1 - CONFIDENCE) / 2
+def _resampled_arms(
+    arms: Sequence[NDArray[np.float64]], seed: int, resamples: int
+) -> NDArray[np.float64]:
+    """Means of arms [seeds, problems] over drawn problems and drawn seeds, [resamples, arms]."""
+    of_seeds = _resampled_means(np.concatenate(arms).T, seed, resamples)
+    generator = np.random.default_rng((seed, 1))  # not the stream that draws problems
+    means = np.empty((resamples, len(arms)))
+    first = 0
+    for column, arm in enumerate(arms):
+        drawn = generator.integers(first, first + len(arm), size=(resamples, len(arm)))
+        means[:, column] = np.take_along_axis(of_seeds, drawn, axis=1).mean(axis=1)
+        first += len(arm)
+    return means
+
+
+def _estimate(
+    value: float, resampled: NDArray[np.float64], confidence: float = CONFIDENCE
+) -> Estimate:
+    """The value with the middle of its resamples."""
+    margin = (1 - confidence) / 2
     low, high = np.quantile(resampled, [margin, 1 - margin])
     return Estimate(value, float(low), float(high))

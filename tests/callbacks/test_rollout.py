@@ -113,7 +113,7 @@ def test_the_students_gradient_does_not_run_through_its_rollout(roll_out, batch)
 
 
 def test_what_is_missing_is_said_before_training(tokenizer, roll_out, problems):
-    with pytest.raises(ValueError, match="intervention 'true_tv' is none of"):
+    with pytest.raises(ValueError, match="unknown intervention 'true_tv': did you mean 'true_vt'"):
         RolloutConfig(intervention="true_tv")
     with pytest.raises(ValueError, match="drawn_vt needs an illustrator"):
         RolloutCallback(RolloutConfig(intervention="drawn_vt"), tokenizer.encode)

@@ -101,7 +101,8 @@ def test_the_drawing_weight_scales_the_drawing_alone(module_of, base, tokenizer)
         ({"text_only": 0.5}, r"must sum to 1, got \{'text_only': 0\.5\}"),
         ({"text_only": 1.5, "privileged": -0.5}, "negative"),
         ({"textonly": 1.0}, "unknown kind of row: 'textonly'"),
-        ({"privileged:blurry": 1.0}, "unknown kind of row: 'privileged:blurry'"),
+        ({"privileged:blurry": 1.0}, "unknown intervention 'blurry': did you mean 'blurred'"),
+        ({"privileged:": 1.0}, "unknown intervention ''"),
         ({"text_only:blank": 1.0}, "unknown kind of row: 'text_only:blank'"),
     ],
 )

@@ -6,11 +6,28 @@ import pytest
 import torch
 
 from datamodules.frozen_lake import MazeSettings, generate_problem
-from visual_opsd.contexts import Image, Problem, Role, student_context, teacher_context
-from visual_opsd.interventions import INTERVENTIONS, blur, intervene, noise_like, shuffle_patches
+from visual_opsd.contexts import (
+    REFERENCE_INTRO,
+    TRANSITION,
+    Image,
+    Problem,
+    Role,
+    student_context,
+    teacher_context,
+)
+from visual_opsd.interventions import (
+    INTERVENTIONS,
+    WITHOUT_VISUAL_THOUGHTS,
+    blur,
+    intervene,
+    intervention,
+    noise_like,
+    shuffle_patches,
+)
 
 REPAINTED = ["patch_shuffled", "blurred", "matched_noise", "legacy_noise", "blank"]
 RANDOM = ["patch_shuffled", "matched_noise", "legacy_noise"]
+TELLS = ["answer_text", "solution_text"]
 
 
 def picture(seed, size=(48, 64)):
@@ -32,6 +49,8 @@ def problem(name, seed, num_thoughts=2, size=(48, 64)):
         answer="L",
         visual_thoughts=thoughts,
         category="size 3",
+        text_thoughts=("The start is here.", "I follow the line."),
+        text_only_thought="Holes to the right.",
     )
 
 
@@ -45,6 +64,10 @@ def donor():
     return problem("maze-2", 20, num_thoughts=1)
 
 
+def in_bytes(text):
+    return tuple(text.encode())
+
+
 def same(left, right):
     return len(left) == len(right) and all(
         torch.equal(a.pixels, b.pixels) for a, b in zip(left, right, strict=True)
@@ -52,11 +75,11 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
-def test_only_the_visual_thoughts_change(maze, donor, name):
+def test_only_what_the_teacher_is_shown_or_told_changes(maze, donor, name):
     pixels = maze.image.pixels.clone()
     shown = intervene(name, maze, donor, seed=0)
     for field in fields(Problem):
-        if field.name != "visual_thoughts":
+        if field.name not in ("visual_thoughts", "hints"):
             assert getattr(shown, field.name) is getattr(maze, field.name)
     torch.testing.assert_close(maze.image.pixels, pixels, atol=0, rtol=0)
     for thought in shown.visual_thoughts:
@@ -71,6 +94,36 @@ def test_the_student_never_notices(maze, donor, name):
     shown = intervene(name, maze, donor, seed=0)
     before, after = (student_context(p, lambda text: (len(text),)) for p in (maze, shown))
     assert all(a is b or a == b for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in INTERVENTIONS if name not in TELLS])
+def test_the_teacher_never_sees_the_answer(maze, donor, name):
+    """Of any control but those that are there to tell it: other words, the same context."""
+
+    def seen(problem):
+        shown = intervene(name, problem, donor, seed=0)
+        assert shown.hints == ()
+        context = teacher_context(shown, in_bytes)
+        return [part.pixels.tolist() if isinstance(part, Image) else part for part in context]
+
+    words = {"answer": "R", "text_thoughts": ("a", "b"), "text_only_thought": "a secret"}
+    assert seen(replace(maze, **words)) == seen(maze)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("answer_text", "<answer>L</answer>"),
+        ("solution_text", "<think>Holes to the right.</think><answer>L</answer>"),
+    ],
+)
+def test_a_control_that_tells_says_it_in_place_of_the_picture(maze, name, told):
+    """Between the sentences that announce a picture, which stay what they are."""
+    shown = intervene(name, maze, None, seed=0)
+    more = teacher_context(shown, in_bytes)[3:]
+    assert [bytes(part.ids).decode() for part in more] == [REFERENCE_INTRO, told, TRANSITION]
+    bare = replace(maze, visual_thoughts=())
+    assert intervene(name, bare, None, seed=0).hints == (told,)
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
@@ -163,6 +216,17 @@ def test_blurring_takes_detail_and_keeps_brightness(maze):
     assert blurred.diff(dim=1).abs().mean() < 0.1 * pixels.diff(dim=1).abs().mean()
 
 
+def test_the_blur_is_a_ladder(maze):
+    """The stronger, the further from the truth; without a strength it is a sixteenth."""
+    true = maze.visual_thoughts[0].pixels
+    names = ("true_vt", "blurred:0.01", "blurred:0.03", "blurred", "blurred:0.25")
+    shown = [intervene(name, maze, None, seed=0).visual_thoughts[0].pixels for name in names]
+    errors = [(pixels - true).square().mean().item() for pixels in shown]
+    assert errors == sorted(set(errors))
+    sixteenth = intervene("blurred:0.0625", maze, None, seed=0).visual_thoughts[0].pixels
+    assert torch.equal(sixteenth, shown[3])
+
+
 def test_blurring_a_dot_gives_a_gaussian_of_that_width():
     dot = torch.full((3, 65, 65), -1.0)
     dot[:, 32, 32] = 1.0
@@ -238,7 +302,7 @@ def test_a_second_size_for_latents_is_changed_alike(maze, name):
     assert not torch.equal(shown.latent_pixels, second)
 
 
-@pytest.mark.parametrize("name", [name for name in INTERVENTIONS if name != "no_vt"])
+@pytest.mark.parametrize("name", [n for n in INTERVENTIONS if n not in WITHOUT_VISUAL_THOUGHTS])
 def test_a_problem_without_thoughts_is_no_silent_control(maze, donor, name):
     """A failed picture once left a teacher that was told of images and saw none."""
     with pytest.raises(ValueError, match=f"{name} needs a visual thought, and problem maze-1"):
@@ -250,3 +314,11 @@ def test_unknown_names_get_a_hint(maze):
         intervene("matched_noize", maze, None, seed=0)
     with pytest.raises(ValueError, match="known are true_vt, drawn_vt, other_vt"):
         intervene("sepia", maze, None, seed=0)
+
+
+@pytest.mark.parametrize("strength", ["", "0", "1.5", "strong", "nan"])
+def test_a_strength_that_is_none_is_named(strength):
+    with pytest.raises(ValueError, match=f"'blurred:{strength}': the strength is a share"):
+        intervention(f"blurred:{strength}")
+    with pytest.raises(ValueError, match=r"'blank:0\.5': only blurred has a strength"):
+        intervention("blank:0.5")

@@ -4,18 +4,24 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import binom, bootstrap
+from scipy.stats import binom, bootstrap, multinomial, ttest_rel
 from statsmodels.stats.contingency_tables import mcnemar
 
 from visual_opsd.statistics import (
     Estimate,
+    benjamini_hochberg,
     bootstrap_closure,
     bootstrap_ratio,
     bootstrap_statistic,
+    equivalence,
     holm,
     mcnemar_exact,
     paired_bootstrap_difference,
+    seeds_bootstrap_closure,
+    seeds_bootstrap_difference,
+    smallest_detectable_difference,
     wilson,
+    wins_and_losses,
 )
 
 # Problems that only Visual-OPSD solves and that only ThinkMorph solves, at the paper's n
@@ -194,9 +200,124 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+def test_benjamini_hochberg_by_hand():
+    """Sorted, .01 .02 .03 times 3/1, 3/2, 3/3 is .03 .03 .03; none may exceed the one above."""
+    assert benjamini_hochberg([0.03, 0.01, 0.02]) == pytest.approx([0.03, 0.03, 0.03])
+    assert benjamini_hochberg([0.04, 0.01]) == pytest.approx([0.04, 0.02])
+    assert benjamini_hochberg([]) == []
+
+
+def test_false_discoveries_are_bound_more_loosely_than_any_error():
+    p_values = [mcnemar_exact(*row[:2]) for row in PAPER_WINS_AND_LOSSES.values()]
+    survivors = [p < 0.05 for p in benjamini_hochberg(p_values)]
+    assert [n for n, s in zip(PAPER_WINS_AND_LOSSES, survivors, strict=True) if s] == [
+        "VisPuzzle",
+        "BLINK-J",
+        "VSP",
+    ]
+
+
+def test_equivalence_is_two_one_sided_t_tests():
+    a, b = np.random.default_rng(0).normal([0.01, 0.0], 0.2, size=(300, 2)).T
+    found = equivalence(a, b, margin=0.03)
+    one_sided = (
+        ttest_rel(a, b - 0.03, alternative="greater").pvalue,
+        ttest_rel(a, b + 0.03, alternative="less").pvalue,
+    )
+    assert found.p_value == pytest.approx(max(one_sided))
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.03, 0.04, 0.05, 0.06])
+def test_equivalent_is_a_90_percent_interval_within_the_margin(margin):
+    a, b = np.random.default_rng(1).random((2, 2048)) < [[0.67], [0.66]]
+    found = equivalence(a, b, margin)
+    low, high = found.difference.low, found.difference.high
+    assert found.is_equivalent == (-margin < low and high < margin)
+    assert 0.02 < high < 0.05, "the margins must lie on both sides"
+
+
+def test_equal_sides_are_equivalent_and_a_constant_shift_is_not():
+    sides = np.array([1.0, 0, 1, 1])
+    assert equivalence(sides, sides, 0.03).is_equivalent
+    assert not equivalence(sides + 0.25, sides, 0.25).is_equivalent
+
+
+def test_one_seed_is_the_bootstrap_over_problems():
+    a, b = np.random.default_rng(0).random((2, 400)) < [[0.7], [0.6]]
+    one_level = paired_bootstrap_difference(a, b, seed=0)
+    two_level = seeds_bootstrap_difference(a, [b], seed=0)
+    assert close(two_level, one_level.value, one_level.low, one_level.high, atol=0.004)
+
+
+def test_seeds_add_their_spread_to_that_of_the_problems():
+    """Arms whose seeds differ by a constant each: variance of a mean of drawn seeds, by hand."""
+    of_seeds, of_problems = np.array([0.0, 0.1, 0.2, 0.4, 0.5]), np.linspace(-1, 1, 101)
+    a = of_seeds[:, None] + of_problems
+    difference = seeds_bootstrap_difference(a, np.zeros(101), seed=0, confidence=0.9)
+    deviation = (of_seeds.var() / 5 + of_problems.var() / 101) ** 0.5
+    mean = of_seeds.mean()
+    expected = mean - 1.645 * deviation, mean + 1.645 * deviation
+    assert close(difference, mean, *expected, atol=0.015)
+    shared = seeds_bootstrap_difference(a, of_problems, seed=0)  # problems cancel, seeds do not
+    deviation = (of_seeds.var() / 5) ** 0.5
+    assert shared.high - shared.low == pytest.approx(2 * 1.96 * deviation, abs=0.03)
+
+
+def test_two_levels_match_a_loop_that_draws_them():
+    generator = np.random.default_rng(0)
+    a, b = generator.random((5, 60)), generator.random((3, 60))
+    values = []
+    for _ in range(4000):
+        problems = generator.integers(60, size=60)
+        drawn = [arm[generator.integers(len(arm), size=len(arm))][:, problems] for arm in (a, b)]
+        values.append(drawn[0].mean() - drawn[1].mean())
+    low, high = np.quantile(values, [0.025, 0.975])
+    difference = seeds_bootstrap_difference(a, b, seed=0)
+    assert close(difference, a.mean() - b.mean(), low, high, atol=0.005)
+
+
+def test_closure_over_seeds_is_closure_for_one(pairs):
+    before, after = pairs
+    one = bootstrap_closure(before, after, seed=0)
+    assert close(
+        seeds_bootstrap_closure(before, after, seed=0), one.value, one.low, one.high, atol=1e-12
+    )
+    three = seeds_bootstrap_closure(before, np.outer([0.2, 0.3, 0.4], before), seed=0)
+    assert close(three, 0.7, 0.6, 0.8, atol=0.03)  # 27 draws of seeds, of which 0.6 is one
+
+
+def test_wins_and_losses_count_problems():
+    assert wins_and_losses([1, 1, 0, 0, 1], [1, 0, 1, 0, 0]) == (2, 1)
+    over_seeds = [[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1]]  # solved in 2/3, 1/3, 0, 1 of the seeds
+    assert wins_and_losses(over_seeds, [[1, 0, 0, 1], [0, 0, 0, 1]]) == (2, 0)
+
+
+@pytest.mark.parametrize(("num_problems", "discordant"), [(200, 0.145), (2048, 0.2)])
+def test_what_is_detectable_is_detected_eight_times_in_ten(num_problems, discordant):
+    """Power of the exact test, over the outcomes it may see; it is conservative by some points."""
+    difference = smallest_detectable_difference(num_problems, discordant)
+    rates = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+    wins, losses, _ = multinomial.rvs(num_problems, rates, size=2000, random_state=0).T
+    exact = 2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5)
+    assert exact[0] == pytest.approx(mcnemar_exact(int(wins[0]), int(losses[0])))
+    power = (exact < 0.05).mean()
+    assert 0.70 < power < 0.83
+
+
+def test_few_problems_detect_nothing():
+    """Five that all fall on one side have p = 1/16."""
+    assert smallest_detectable_difference(20, 0.1) is None
+    assert smallest_detectable_difference(1000, 0.1) == pytest.approx(0.028, abs=5e-4)
+
+
 @pytest.mark.parametrize(
     "call",
     [
+        lambda: seeds_bootstrap_difference([[1, 0]], [[1, 0, 1]], seed=0),
+        lambda: seeds_bootstrap_closure([0.0, 0.0], [[1.0, 2.0]], seed=0),
+        lambda: equivalence([1, 0], [1, 1], margin=0),
+        lambda: equivalence([1], [1], margin=0.1),
+        lambda: smallest_detectable_difference(0, 0.1),
         lambda: paired_bootstrap_difference([1, 0], [1], seed=0),
         lambda: paired_bootstrap_difference([], [], seed=0),
         lambda: bootstrap_ratio([1.0], [0.0], seed=0),

@@ -1,12 +1,12 @@
 """What the visual thoughts tell the teacher and not yet the student, in nats per token (Eq. 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
+
+from visual_opsd.metrics.rows import RowsMetric
 
 
 def sum_per_completion(
@@ -20,7 +20,106 @@ def sum_per_completion(
     return sums.index_add(0, owners.to(per_token.device), per_token.double())
 
 
-class KLGap(Metric):
+class _Gaps(RowsMetric):
+    """KL sums of the same completions in one or more pairs of sides, by category and token class.
+
+    Both are groups of tokens: all of some completions, or some of all completions.
+    """
+
+    def __init__(
+        self, gaps: Sequence[str], categories: Sequence[str], token_classes: Sequence[str]
+    ) -> None:
+        both = set(categories) & set(token_classes)
+        if both:
+            raise ValueError(f"names of categories and token classes at once: {sorted(both)}")
+        super().__init__(
+            **dict.fromkeys(gaps, torch.float64), num_tokens=torch.long, category=torch.long
+        )
+        self.gaps = tuple(gaps)
+        self.categories = tuple(categories)
+        self.token_classes = tuple(token_classes)
+
+    def completions(self) -> dict[str, Tensor]:
+        """Every completion's KL sums and ``num_tokens``, of all ranks: what intervals need.
+
+        Also ``<name>/<token class>`` for each token class.
+        """
+        rows = self.gathered()
+        tables = {name: self._by_class(rows[name]) for name in (*self.gaps, "num_tokens")}
+        found = {name: table.sum(dim=1) for name, table in tables.items()}
+        for index, token_class in enumerate(self.token_classes):
+            found |= {f"{name}/{token_class}": table[:, index] for name, table in tables.items()}
+        return found
+
+    def _add(
+        self,
+        gaps: Sequence[Tensor],
+        lengths: Tensor,
+        categories: Sequence[str] | None,
+        token_classes: Tensor | None,
+    ) -> None:
+        classes = self._checked_classes(token_classes, len(gaps[0])).to(lengths.device)
+        indices = range(max(1, len(self.token_classes)))
+
+        def table(per_token: Tensor) -> Tensor:
+            is_in = classes.to(per_token.device)
+            rows = [
+                sum_per_completion(per_token.where(is_in == index, 0), lengths) for index in indices
+            ]
+            return torch.stack(rows, dim=1)
+
+        self.append(
+            **{name: table(gap) for name, gap in zip(self.gaps, gaps, strict=True)},
+            num_tokens=table(torch.ones(len(classes), device=classes.device)),
+            category=self._indices(categories, len(lengths)),
+        )
+
+    def _means(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """The mean over tokens of every gap: of all tokens, then of each group, by its suffix."""
+        num_tokens = self._by_class(self.column("num_tokens"))
+        categories = self.column("category")
+        groups = {"": torch.ones_like(num_tokens, dtype=torch.bool)}
+        for index, name in enumerate(self.categories):
+            groups[f"/{name}"] = (categories == index)[:, None].expand_as(num_tokens)
+        for index, name in enumerate(self.token_classes):
+            groups[f"/{name}"] = torch.zeros_like(num_tokens, dtype=torch.bool)
+            groups[f"/{name}"][:, index] = True
+        sums = [self._by_class(self.column(gap)) for gap in self.gaps]
+        for suffix, chosen in groups.items():
+            yield suffix, [table[chosen].sum() / num_tokens[chosen].sum() for table in sums]
+
+    def _by_class(self, column: Tensor) -> Tensor:
+        """A flat column as [completions, token classes]."""
+        return column.view(-1, max(1, len(self.token_classes)))
+
+    def _indices(self, categories: Sequence[str] | None, num_completions: int) -> Tensor:
+        if categories is None:
+            return torch.full((num_completions,), -1)
+        if len(categories) != num_completions:
+            raise ValueError(f"{len(categories)} categories for {num_completions} completions")
+        unknown = set(categories) - set(self.categories)
+        if unknown:
+            raise ValueError(
+                f"unknown categories {sorted(unknown)}, known are {list(self.categories)}"
+            )
+        return torch.tensor([self.categories.index(name) for name in categories], dtype=torch.long)
+
+    def _checked_classes(self, token_classes: Tensor | None, num_tokens: int) -> Tensor:
+        if token_classes is None and not self.token_classes:
+            return torch.zeros(num_tokens, dtype=torch.long)
+        if token_classes is None or len(token_classes) != num_tokens:
+            count = None if token_classes is None else len(token_classes)
+            raise ValueError(f"token classes of {count} tokens, and {num_tokens} tokens came")
+        outside = (token_classes < 0) | (token_classes >= len(self.token_classes))
+        if outside.any():
+            raise ValueError(
+                f"token class {int(token_classes[outside][0])} is none of the "
+                f"{len(self.token_classes)}: {list(self.token_classes)}"
+            )
+        return token_classes
+
+
+class KLGap(_Gaps):
     """Mean over tokens of KL(teacher || student) on completions both sides score.
 
     ``update`` takes the per-token values of ``kl_divergence_per_token``. ``compute`` returns
@@ -28,63 +127,39 @@ class KLGap(Metric):
     - ``kl_gap``: mean over all tokens, as in Eq. 4;
     - ``kl_gap_completion_mean``: mean over completions of each one's mean, so that length is no
       weight;
-    - ``kl_gap/<category>``: mean over the category's tokens, NaN where none came.
+    - ``kl_gap/<category>`` and ``kl_gap/<token class>``: mean over their tokens, NaN where none
+      came.
     """
 
     higher_is_better = False
-    full_state_update = False
-    sums: list[Tensor]
-    lengths: list[Tensor]
-    categories: list[Tensor]
 
-    def __init__(self, categories: Sequence[str] = ()) -> None:
-        """Know the ``categories`` beforehand, so that every rank reports the same keys."""
-        super().__init__()
-        self.names = tuple(categories)
-        for state in ("sums", "lengths", "categories"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+    def __init__(self, categories: Sequence[str] = (), token_classes: Sequence[str] = ()) -> None:
+        """Know the names beforehand, so that every rank reports the same keys."""
+        super().__init__(("kl_sum",), categories, token_classes)
 
     def update(
         self,
         kl: Float[Tensor, " tokens"],
         lengths: Int[Tensor, " completions"],
         categories: Sequence[str] | None = None,
+        token_classes: Int[Tensor, " tokens"] | None = None,
     ) -> None:
-        """Take the tokens of some completions, one after another, and each one's category."""
-        self.sums.append(sum_per_completion(kl, lengths))
-        self.lengths.append(lengths.to(kl.device))
-        self.categories.append(self._indices(categories, len(lengths)).to(kl.device))
+        """Take the tokens of some completions, one after another.
+
+        ``categories`` names one a completion, ``token_classes`` is an index a token.
+        """
+        self._add((kl,), lengths, categories, token_classes)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over tokens, over completions, and by category."""
-        sums, lengths = _joined(self.sums), _joined(self.lengths)
-        categories = _joined(self.categories)
-        means = {
-            "kl_gap": sums.sum() / lengths.sum(),
-            "kl_gap_completion_mean": (sums / lengths)[lengths > 0].mean(),
-        }
-        for index, name in enumerate(self.names):
-            chosen = categories == index
-            means[f"kl_gap/{name}"] = sums[chosen].sum() / lengths[chosen].sum()
+        """Means over tokens, over completions, by category and by token class."""
+        means = {f"kl_gap{suffix}": mean for suffix, (mean,) in self._means()}
+        sums = self._by_class(self.column("kl_sum")).sum(dim=1)
+        lengths = self._by_class(self.column("num_tokens")).sum(dim=1)
+        means["kl_gap_completion_mean"] = (sums / lengths)[lengths > 0].mean()
         return means
 
-    def completions(self) -> dict[str, Tensor]:
-        """Every completion's ``kl_sum`` and ``num_tokens``, of all ranks: what intervals need."""
-        with self.sync_context():
-            return {"kl_sum": _joined(self.sums), "num_tokens": _joined(self.lengths)}
 
-    def _indices(self, categories: Sequence[str] | None, num_completions: int) -> Tensor:
-        if categories is None:
-            return torch.full((num_completions,), -1)
-        if len(categories) != num_completions:
-            raise ValueError(f"{len(categories)} categories for {num_completions} completions")
-        unknown = set(categories) - set(self.names)
-        if unknown:
-            raise ValueError(f"unknown categories {sorted(unknown)}, known are {list(self.names)}")
-        return torch.tensor([self.names.index(name) for name in categories], dtype=torch.long)
-
-
-class KLGapClosure(Metric):
+class KLGapClosure(_Gaps):
     """How much of the KL gap a training closed, and which side moved to close it.
 
     With K(T || S) the gap on one fixed set of completions, and 0 and 1 the weights before and after
@@ -96,16 +171,10 @@ class KLGapClosure(Metric):
     """
 
     higher_is_better = True
-    full_state_update = False
-    before: list[Tensor]
-    student_moved: list[Tensor]
-    after: list[Tensor]
-    lengths: list[Tensor]
 
-    def __init__(self) -> None:
-        super().__init__()
-        for state in ("before", "student_moved", "after", "lengths"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+    def __init__(self, categories: Sequence[str] = (), token_classes: Sequence[str] = ()) -> None:
+        """Know the names beforehand, so that every rank reports the same keys."""
+        super().__init__(("before", "student_moved", "after"), categories, token_classes)
 
     def update(
         self,
@@ -113,42 +182,26 @@ class KLGapClosure(Metric):
         student_moved: Float[Tensor, " tokens"],
         after: Float[Tensor, " tokens"],
         lengths: Int[Tensor, " completions"],
+        categories: Sequence[str] | None = None,
+        token_classes: Int[Tensor, " tokens"] | None = None,
     ) -> None:
         """Take per-token K(T0 || S0), K(T0 || S1) and K(T1 || S1) of the same completions."""
-        self.before.append(sum_per_completion(before, lengths))
-        self.student_moved.append(sum_per_completion(student_moved, lengths))
-        self.after.append(sum_per_completion(after, lengths))
-        self.lengths.append(lengths.to(before.device))
+        self._add((before, student_moved, after), lengths, categories, token_classes)
 
     def compute(self) -> dict[str, Tensor]:
-        """The three gaps in nats per token, closure and its two parts; NaN without a gap."""
-        num_tokens = _joined(self.lengths).sum()
-        before, moved, after = (
-            _joined(sums).sum() / num_tokens
-            for sums in (self.before, self.student_moved, self.after)
-        )
-        return {
-            "kl_gap_before": before,
-            "kl_gap_student_moved": moved,
-            "kl_gap_after": after,
-            "closure": 1 - after / before,
-            "closure_student_moved": (before - moved) / before,
-            "closure_teacher_moved": (moved - after) / before,
-        }
+        """The three gaps in nats per token, closure and its two parts; NaN without a gap.
 
-    def completions(self) -> dict[str, Tensor]:
-        """Every completion's three KL sums and ``num_tokens``, of all ranks."""
-        with self.sync_context():
-            return {
-                "before": _joined(self.before),
-                "student_moved": _joined(self.student_moved),
-                "after": _joined(self.after),
-                "num_tokens": _joined(self.lengths),
+        Each also as ``<name>/<category>`` and ``<name>/<token class>``.
+        """
+        found: dict[str, Tensor] = {}
+        for suffix, (before, moved, after) in self._means():
+            values = {
+                "kl_gap_before": before,
+                "kl_gap_student_moved": moved,
+                "kl_gap_after": after,
+                "closure": 1 - after / before,
+                "closure_student_moved": (before - moved) / before,
+                "closure_teacher_moved": (moved - after) / before,
             }
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A list state as one tensor, before and after ranks were joined."""
-    if isinstance(state, list) and not state:
-        return torch.zeros(0, dtype=torch.float64)
-    return dim_zero_cat(state)
+            found |= {f"{name}{suffix}": value for name, value in values.items()}
+        return found

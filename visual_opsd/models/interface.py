@@ -154,14 +154,26 @@ class Reader(Protocol):
         """Tokens of every segment, marks included."""
 
 
+Watch = Callable[[float, list[Image]], None]
+"""Told the time before every step of a drawing, 1 is noise, and what each image would become if its
+velocity stayed as it is: x_t - t v (rectified flow, x_t = (1 - t) x_0 + t e)."""
+
+
 @runtime_checkable
 class Drawer(Protocol):
     """Draws images into its context."""
 
     def draw(
-        self, contexts: Sequence[DrawingContext], drawing: Drawing, seeds: Sequence[int]
+        self,
+        contexts: Sequence[DrawingContext],
+        drawing: Drawing,
+        seeds: Sequence[int],
+        watch: Watch | None = None,
     ) -> list[Image]:
-        """Draw the next image of every context, as large as its problem image."""
+        """Draw the next image of every context, as large as its problem image.
+
+        Who watches changes nothing of it.
+        """
 
     def interleaved_loss(
         self, contexts: Sequence[Context], seeds: Sequence[int]

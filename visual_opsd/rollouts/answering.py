@@ -1,7 +1,7 @@
 """Three ways to answer: drawn (think, draw, look, answer), text-only, and given the drawing."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,6 +19,8 @@ from visual_opsd.contexts import (
 from visual_opsd.models.interface import Drawer, Drawing, Reader, Sampling
 
 Way = Literal["drawn", "text_only", "privileged"]
+Show = Callable[[Problem, Image], Image]
+"""From a problem and the drawing made for it to the picture that is looked at."""
 
 
 @runtime_checkable
@@ -61,11 +63,17 @@ def answer(
     sampling: Sampling,
     drawing: Drawing,
     seeds: Sequence[int],
+    show: Show | None = None,
 ) -> list[Answer]:
-    """Answer one batch of problems in one of the three ways."""
+    """Answer one batch of problems in one of the three ways.
+
+    ``show`` puts another picture before the model than the one it drew (paper, Fig. 3a).
+    """
     start = time.perf_counter()
     if way == "drawn":
-        written, drawn, cut = _draw_and_answer(model, tokenizer, problems, sampling, drawing, seeds)
+        written, drawn, cut = _draw_and_answer(
+            model, tokenizer, problems, sampling, drawing, seeds, show
+        )
     else:
         see = student_context if way == "text_only" else teacher_context
         contexts = [see(problem, tokenizer.encode) for problem in problems]
@@ -94,6 +102,7 @@ def _draw_and_answer(
     sampling: Sampling,
     drawing: Drawing,
     seeds: Sequence[int],
+    show: Show | None = None,
 ) -> tuple[list[list[int]], list[Image | None], Sequence[bool]]:
     """ThinkMorph's protocol with one drawing: the thought, the image, the rest.
 
@@ -117,9 +126,13 @@ def _draw_and_answer(
 
     contexts = [drawing_context(problems[row], encode, texts[row]) for row in asking]
     images = model.draw(contexts, drawing, [seeds[row] for row in asking])
+    shown = [
+        image if show is None else show(problems[row], image)
+        for row, image in zip(asking, images, strict=True)
+    ]
     looking = [
         (*context.main, replace(image, with_latents=True))
-        for context, image in zip(contexts, images, strict=True)
+        for context, image in zip(contexts, shown, strict=True)
     ]
     rest = model.sample(looking, once, [seeds[row] + 1 for row in asking])
     is_cut = list(thoughts.is_cut)

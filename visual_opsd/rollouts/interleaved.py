@@ -15,7 +15,7 @@ from visual_opsd.contexts import (
     Text,
     start_drawing,
 )
-from visual_opsd.models.interface import Drawing, Sampling
+from visual_opsd.models.interface import Drawing, Sampling, Watch
 from visual_opsd.rollouts.answering import Tokenizer, UnifiedModel
 from visual_opsd.seeds import row_seed
 
@@ -100,6 +100,7 @@ def reason(
     how: Interleaving,
     seeds: Sequence[int],
     look: Look = show_as_drawn,
+    watch: Watch | None = None,
 ) -> list[Reasoning]:
     """Reason about a batch of problems, each given as its images and texts in order.
 
@@ -120,7 +121,8 @@ def reason(
         round_seeds = [row_seed(seeds[index], round_index) for index in going]
         asking = _write(model, tokenizer, batch, how, round_seeds)
         if asking and round_index < how.max_rounds:
-            _draw(model, [batch[i] for i in asking], how, [round_seeds[i] for i in asking], look)
+            asking_seeds = [round_seeds[i] for i in asking]
+            _draw(model, [batch[i] for i in asking], how, asking_seeds, look, watch)
     seconds = (time.perf_counter() - start) / max(len(rows), 1)
     return [
         Reasoning(
@@ -173,9 +175,10 @@ def _draw(
     how: Interleaving,
     seeds: Sequence[int],
     look: Look,
+    watch: Watch | None,
 ) -> None:
     """An image for every row, and a look at it."""
-    images = model.draw([row.context for row in rows], how.drawing, seeds)
+    images = model.draw([row.context for row in rows], how.drawing, seeds, watch)
     for row, image in zip(rows, images, strict=True):
         row.outputs.append(image)
         row.context = _extended(row.context, look(image), how)

@@ -43,6 +43,31 @@ def test_the_gap_is_a_mean_over_tokens():
     )
 
 
+CLASSES = torch.tensor([0, 1, 0, 0, 1, 1])
+
+
+def test_the_gap_by_token_class():
+    gap = KLGap(["maze", "jigsaw"], ["thought", "answer", "end"])
+    gap.update(KL[:2], LENGTHS[:1], CATEGORIES[:1], CLASSES[:2])
+    gap.update(KL[2:], LENGTHS[1:], CATEGORIES[1:], CLASSES[2:])
+    values = floats(gap.compute())
+    assert math.isnan(values.pop("kl_gap/end"))
+    assert values == pytest.approx(
+        {
+            "kl_gap": 18 / 6,
+            "kl_gap_completion_mean": (2 + 2 + 8) / 3,
+            "kl_gap/maze": 12 / 3,
+            "kl_gap/jigsaw": 2,
+            "kl_gap/thought": (1 + 2 + 2) / 3,
+            "kl_gap/answer": (3 + 2 + 8) / 3,
+        }
+    )
+    completions = gap.completions()
+    assert completions["kl_sum"].tolist() == [4, 6, 8]
+    assert completions["kl_sum/answer"].tolist() == [3, 2, 8]
+    assert completions["num_tokens/thought"].tolist() == [1, 2, 0]
+
+
 def test_the_gap_follows_equation_4():
     generator = torch.Generator().manual_seed(0)
     teacher, student = torch.randn(2, 6, 9, generator=generator).log_softmax(-1)
@@ -120,6 +145,15 @@ def test_unknown_categories_are_refused():
         KLGap(["maze"]).update(KL, LENGTHS, ["maze"])
 
 
+def test_token_classes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="token class 1 is none of the 1"):
+        KLGap(token_classes=["thought"]).update(KL, LENGTHS, token_classes=CLASSES)
+    with pytest.raises(ValueError, match="of None tokens, and 6 tokens"):
+        KLGap(token_classes=["thought"]).update(KL, LENGTHS)
+    with pytest.raises(ValueError, match=r"at once: \['maze'\]"):
+        KLGap(["maze"], ["maze"])
+
+
 def test_closure_and_its_parts():
     closure = KLGapClosure()
     closure.update(KL, KL * 0.7, KL * 0.4, LENGTHS)
@@ -143,6 +177,22 @@ def test_a_teacher_that_drifts_to_a_still_student_is_not_counted_as_learning():
     assert values["closure"] == pytest.approx(0.5)
     assert values["closure_student_moved"] == pytest.approx(0)
     assert values["closure_teacher_moved"] == pytest.approx(0.5)
+
+
+def test_closure_by_category_and_token_class():
+    """Where the teacher moved on answers alone, the thoughts' closure is the student's."""
+    closure = KLGapClosure(["maze", "jigsaw"], ["thought", "answer"])
+    moved = KL * torch.where(CLASSES == 1, 1.0, 0.5)
+    closure.update(
+        KL, moved, moved * torch.where(CLASSES == 1, 0.4, 1.0), LENGTHS, CATEGORIES, CLASSES
+    )
+    values = floats(closure.compute())
+    assert values["kl_gap_before/maze"] == pytest.approx(12 / 3)
+    for name in ("closure", "closure_student_moved"):
+        assert values[f"{name}/thought"] == pytest.approx(0.5)
+    for name in ("closure", "closure_teacher_moved"):
+        assert values[f"{name}/answer"] == pytest.approx(0.6)
+    assert values["closure/jigsaw"] == pytest.approx(1 - (1 + 1 + 0.8) / 6)
 
 
 def test_ranks_change_nothing_in_a_closure():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from visual_opsd.losses.divergence import kl_divergence_per_token
-from visual_opsd.metrics.legacy import end_aligned_kl_gap_legacy
+from visual_opsd.metrics.legacy import EndAlignedKLGapLegacy, end_aligned_kl_gap_legacy
 
 
 @pytest.fixture
@@ -34,3 +34,12 @@ def test_a_teacher_that_adds_nothing_still_shows_a_gap(logprobs):
 def test_nothing_to_align_is_refused(logprobs):
     with pytest.raises(ValueError, match="7 and 0"):
         end_aligned_kl_gap_legacy(logprobs, logprobs[:0])
+
+
+def test_every_problem_weighs_alike(logprobs):
+    gap = EndAlignedKLGapLegacy()
+    pairs = [(logprobs[:5], logprobs[2:4]), (logprobs, logprobs.flip(0))]
+    for pair in pairs:
+        gap.update(*pair)
+    expected = sum(end_aligned_kl_gap_legacy(*pair) for pair in pairs) / 2
+    assert gap.compute().item() == pytest.approx(expected.item())

@@ -97,3 +97,25 @@ def test_batches_hold_one_size_and_every_problem_once(problems):
     assert all(len(size) == 1 for size in sizes)
     areas = [torch.Size(size.pop()).numel() for size in sizes]
     assert areas == sorted(areas, reverse=True)
+
+
+def test_what_is_looked_at_may_be_another_picture_than_the_one_drawn(asking, tokenizer, problems):
+    """As where noise takes the drawing's place at inference: who drew nothing answers the same."""
+    kept = ask("drawn", asking, tokenizer, problems)
+    same = ask("drawn", asking, tokenizer, problems, show=lambda problem, drawn: drawn)
+    blank = ask(
+        "drawn",
+        asking,
+        tokenizer,
+        problems,
+        show=lambda problem, drawn: replace(drawn, pixels=torch.zeros_like(drawn.pixels)),
+    )
+    assert [one.text for one in same] == [one.text for one in kept]
+    pairs = list(zip(kept, blank, strict=True))
+    assert any(one.text != other.text for one, other in pairs)
+    for one, other in pairs:
+        assert (one.drawn is None) == (other.drawn is None)
+        if one.drawn is None:
+            assert one.text == other.text
+        else:
+            assert torch.equal(one.drawn.pixels, other.drawn.pixels)

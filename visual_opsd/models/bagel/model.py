@@ -44,7 +44,7 @@ from visual_opsd.models.bagel.packing import (
     segment_lengths,
 )
 from visual_opsd.models.bagel.vision import Connector, PositionTable, TimeEmbedding, VisionModel
-from visual_opsd.models.interface import Completions, Drawing, Sampling
+from visual_opsd.models.interface import Completions, Drawing, Sampling, Watch
 from visual_opsd.models.sampling import decode_rows
 
 Decode = Callable[[list[int]], str]
@@ -182,7 +182,11 @@ class BagelModel(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, contexts: Sequence[DrawingContext], drawing: Drawing, seeds: Sequence[int]
+        self,
+        contexts: Sequence[DrawingContext],
+        drawing: Drawing,
+        seeds: Sequence[int],
+        watch: Watch | None = None,
     ) -> list[Image]:
         """Draw the next image of every context, as large as its last image."""
         if self.codec is None:
@@ -199,7 +203,14 @@ class BagelModel(nn.Module):
             start_noise(h * w, self.config.latent, seed)
             for (h, w), seed in zip(sizes, seeds, strict=True)
         ]
-        tokens = self.flow(contexts, drawing, torch.cat(noise).to(self.device), sizes)
+        tokens = self.flow(contexts, drawing, torch.cat(noise).to(self.device), sizes, watch)
+        return self._decoded(tokens, sizes)
+
+    def _decoded(
+        self, tokens: Float[Tensor, "tokens width"], sizes: Sequence[tuple[int, int]]
+    ) -> list[Image]:
+        """Images of the latent tokens of several grids."""
+        assert self.codec is not None
         drawn = []
         for part, grid in zip(tokens.split([h * w for h, w in sizes]), sizes, strict=True):
             pixels = self.codec.decode(self.latents_of(part, grid))
@@ -214,6 +225,7 @@ class BagelModel(nn.Module):
         drawing: Drawing,
         noise: Float[Tensor, "tokens width"],
         sizes: Sequence[tuple[int, int]],
+        watch: Watch | None = None,
     ) -> Float[Tensor, "tokens width"]:
         """Carry ``noise`` to latent tokens; guidance branches share a batch or come one by one."""
         branches: list[list[Context]] = [[context.main for context in contexts]]
@@ -241,6 +253,8 @@ class BagelModel(nn.Module):
             if is_guided:
                 image_free = parts[2] if len(parts) > 2 else None
                 v = flow.guide(v, parts[1], image_free, drawing, lengths)
+            if watch is not None:
+                watch(time, self._decoded(x - time * v, sizes))
             x = euler.step(v, timestep, x).prev_sample
         return x
 

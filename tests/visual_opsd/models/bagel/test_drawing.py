@@ -174,3 +174,19 @@ def test_what_cannot_be_drawn_is_an_error_that_says_why(base, contexts):
         Drawing(num_timesteps=1)
     with pytest.raises(ValueError, match="timestep_shift must be > 0, got 0"):
         Drawing(timestep_shift=0)
+
+
+@pytest.mark.parametrize("drawing", [PLAIN, GUIDED], ids=["plain", "guided"])
+def test_who_watches_sees_every_step_come_closer_and_changes_nothing(base, contexts, drawing):
+    seen = []
+    watched = base.draw(contexts, drawing, [3, 1, 4, 1], lambda *step: seen.append(step))
+    unwatched = base.draw(contexts, drawing, [3, 1, 4, 1])
+    times, forecasts = zip(*seen, strict=True)
+    assert times[0] == 1.0
+    assert list(times) == sorted(times, reverse=True)
+    assert len(times) == drawing.num_timesteps - 1
+    for row, image in enumerate(unwatched):
+        assert torch.equal(watched[row].pixels, image.pixels)
+        # Euler's last step goes where the forecast points.
+        assert pictures_differ(forecasts[-1][row], image) <= 1.01 * GREY_LEVEL
+        assert pictures_differ(forecasts[0][row], image) > 10 * GREY_LEVEL

@@ -1,0 +1,107 @@
+"""Why does it work? Every control, several seeds, one base: ``make ablate-noise``.
+
+``python -m experiments.ablate_noise [RUN=experiment] [QUICK=1] [DRY=1] [key=value ...]``: keys of
+an experiment go to every arm, keys below ``study.`` to the study (``study.max_seeds=1``). ``RUN=``
+names what the arms share instead of the tiny run; ``DRY=1`` only prints what would be trained.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.plan import launch_line, plan
+from experiments.study import Study, load_study
+from experiments.study_report import show, write_report
+from experiments.study_summary import summarise
+
+TABLE = Path("experiments/ablate_noise.yaml")
+
+
+def main() -> None:
+    """Command line; what a user got wrong is one line, a run that failed is in the exit code."""
+    console = Console()
+    try:
+        study, is_dry = read(sys.argv[1:])
+        if is_dry:
+            show_plan(study, console)
+            return
+        study.claim()
+        summary, failed = tell(study)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    report = write_report(study, summary)
+    show(summary, console)
+    console.print(f"report:  {report}", f"summary: {study.folder / 'summary.json'}", sep="\n")
+    if failed:
+        named = ", ".join(f"{name} (see {log})" for name, log in failed.items())
+        raise SystemExit(f"failed, and missing in the report: {named}")
+
+
+def read(arguments: Sequence[str]) -> tuple[Study, bool]:
+    """The study of a command line, and whether only its plan is wanted.
+
+    Raises:
+        ValueError: A key or value that does not fit, or arms that cannot be compared.
+        FileNotFoundError: No such experiment.
+    """
+    flags = {"RUN": "", "QUICK": "", "DRY": ""}
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in flags:
+            flags[key] = value
+        else:
+            overrides.append(argument)
+    table = load_study(TABLE)
+    name = table.name
+    if flags["RUN"] not in ("", table.experiment):
+        name += f"-{Path(flags['RUN']).name}"
+        overrides.insert(0, f"study.experiment={flags['RUN']}")
+    if flags["QUICK"]:
+        name += "-quick"
+        overrides = [*table.quick, *overrides]
+    study = Study(load_study(TABLE, [f"study.name={name}", *overrides]))
+    study.check()
+    return study, bool(flags["DRY"])
+
+
+def tell(study: Study) -> tuple[dict[str, object], dict[str, Path]]:
+    """Train and measure what is not there; the summary, and the logs of what failed."""
+    started = time.perf_counter()
+    before = study.seconds_so_far
+    try:
+        failed = study.execute()
+    finally:
+        study.keep_seconds(before + time.perf_counter() - started)
+    summary = summarise(study)
+    return summary, failed
+
+
+def show_plan(study: Study, console: Console) -> None:
+    """Which runs there would be, and what each asks of the machine."""
+    shown = Table(title=f"{study.folder}: {len(study.runs)} runs of {study.config.experiment}")
+    for column in ("arm", "seeds", "steps", "samples a step", "processes", "GB a GPU", "hours"):
+        shown.add_column(column)
+    for arm in dict.fromkeys(run.arm for run in study.runs):
+        runs = [run for run in study.runs if run.arm == arm]
+        facts = plan(runs[0].config)
+        shown.add_row(
+            arm,
+            ", ".join(str(run.config.seed) for run in runs),
+            str(facts["max_steps"]),
+            str(facts["sequences_per_step"]),
+            str(facts["world_size"]),
+            f"{facts['bytes_per_gpu']['peak'] / 1e9:.1f}",
+            "-" if facts["hours"] is None else f"{facts['hours'] * len(runs):.1f}",
+        )
+    console.print(shown)
+    for run in study.runs:
+        console.print(launch_line(run.config), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Results on disk: whole or not at all, made once, and never another run's."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    return temporary.replace(path)
+
+
+def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``path`` holds; measured and written first where it holds nothing yet."""
+    if not path.is_file():
+        write(path, json.dumps(measure()))
+    return dict(json.loads(path.read_text()))
+
+
+def check_same(path: Path, mine: Mapping[str, Any], what: str) -> None:
+    """Refuse a folder whose ``path`` says other things than ``mine``.
+
+    Raises:
+        ValueError: Names ``what`` the folder holds, and every key with both values.
+    """
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text())
+    now = json.loads(json.dumps(mine))
+    changed = [
+        f"{key}: {saved.get(key)} -> {now.get(key)}"
+        for key in sorted(saved.keys() | now.keys())
+        if saved.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path.parent} holds {what}: {'; '.join(changed)}. "
+            "Take another output folder, or remove this one"
+        )

@@ -1,0 +1,325 @@
+"""What a study says: the paper's claims with a verdict each, and Visual-OPSD against SFT.
+
+Every verdict is computed from the numbers beside it, and holds for the base it was measured on.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments.study import OTHER_BASE
+from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Numbers
+from visual_opsd.statistics import Estimate, bootstrap_statistic
+
+Verdict = Literal["supported", "not supported", "not testable here", "not measured"]
+CONTENT_FREE = (NOISE, "blank", "no_vt")
+MARGIN = 0.03
+"""What counts as no change of accuracy."""
+MIN_CLOSURE, MAX_FREE_CLOSURE = 0.584, 0.05
+DRAWN, PRIVILEGED = Key("test", "drawn"), Key("test", "privileged")
+PAIRS = ((TRUE, SFT), ("drawn_vt", "self_training"))
+"""Compared in the map: with gold answers, and without any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A sentence of the paper, and what became of it here."""
+
+    claim: str
+    paper: str
+    """Its number there."""
+    rule: str
+    """What would support it here."""
+    verdict: Verdict
+    numbers: dict[str, Any]
+    """Estimates by name, and p-values."""
+
+
+def claims(numbers: Numbers, arms: dict[str, Any], speed_up: dict[str, Any] | None) -> list[Claim]:
+    """The list; what cannot be asked of this study says so."""
+    return [
+        *_about_the_base(numbers),
+        *_about_the_student(numbers),
+        *_about_controls(numbers, arms),
+        _noise(numbers, NOISE, "base", "on the shipped base"),
+        _noise(numbers, f"{NOISE}_{OTHER_BASE}", OTHER_BASE, "on a base that saw no corrupted VTs"),
+        *_about_closure(arms),
+        _about_speed(speed_up),
+        Claim(
+            claim="nine benchmarks: better than the drawing teacher on average, on six of nine",
+            paper="74.03 against 70.63 %",
+            rule="the 7B checkpoint and its benchmarks",
+            verdict="not testable here",
+            numbers={},
+        ),
+    ]
+
+
+def _measured(
+    numbers: Numbers, needed: Sequence[tuple[str, Key]], decide: Callable[[], tuple[bool, Any]]
+) -> tuple[Verdict, dict[str, Any]]:
+    """A verdict, or that something it needs was not measured."""
+    if not all(numbers.results.has(who, key) for who, key in needed):
+        return "not measured", {}
+    is_supported, found = decide()
+    return ("supported" if is_supported else "not supported"), found
+
+
+def _about_the_base(numbers: Numbers) -> list[Claim]:
+    def drawing() -> tuple[bool, Any]:
+        found = numbers.between_firsts("base", DRAWN, "base", TEXT, confidence=0.9)
+        return is_within(found, MARGIN), {"drawn_minus_text_only_90": found.as_dict()}
+
+    def gap() -> tuple[bool, Any]:
+        told = numbers.between_firsts("base", PRIVILEGED, "base", TEXT)
+        nats = numbers.gap("base")
+        found = {"kl_gap_nats": nats.as_dict(), "privileged_minus_text_only": told.as_dict()}
+        return nats.low > 0 and told.low > 0, found
+
+    verdict, found = _measured(numbers, [("base", DRAWN)], drawing)
+    informative, told = _measured(numbers, [("base", PRIVILEGED)], gap)
+    return [
+        Claim(
+            claim="at inference, drawing hardly changes accuracy",
+            paper="70.85 with, 69.90 without",
+            rule=f"base drawn minus text-only within +-{MARGIN}: 90 % interval (TOST)",
+            verdict=verdict,
+            numbers=found,
+        ),
+        Claim(
+            claim="yet a visual thought in the context moves the next token",
+            paper="K_gen 4.64 nats a token",
+            rule="gap above 0, and accuracy with the true VT in sight above text-only",
+            verdict=informative,
+            numbers=told,
+        ),
+    ]
+
+
+def _about_the_student(numbers: Numbers) -> list[Claim]:
+    def ahead(other: str, key: Key) -> Callable[[], tuple[bool, Any]]:
+        def decide() -> tuple[bool, Any]:
+            found = numbers.between_firsts(TRUE, TEXT, other, key)
+            return found.low > 0, {"difference": found.as_dict()}
+
+        return decide
+
+    rows = [
+        ("the student passes the teacher that draws", "+3.40 points", "base", DRAWN),
+        ("the student passes its own start, text-only", "+4.13 points", "base", TEXT),
+        ("the student passes text-only SFT", "+10.28 points, from another start", SFT, TEXT),
+        ("the true VTs do more than the answer in text", "-", "answer_text", TEXT),
+        ("the data set's VTs do more than the model's own", "-", "drawn_vt", TEXT),
+    ]
+    found = []
+    for claim, paper, other, key in rows:
+        verdict, values = _measured(numbers, [(TRUE, TEXT), (other, key)], ahead(other, key))
+        rule = f"`{TRUE}` minus `{other}` ({key.way}): interval above 0"
+        found.append(Claim(claim=claim, paper=paper, rule=rule, verdict=verdict, numbers=values))
+    return found
+
+
+def _about_controls(numbers: Numbers, arms: dict[str, Any]) -> list[Claim]:
+    found = []
+    for name in CONTENT_FREE:
+
+        def decide(name: str = name) -> tuple[bool, Any]:
+            arm = arms[name]
+            is_ahead = arm["p_holm"] < 0.05 and arm["true_vt_minus"]["low"] > 0
+            return is_ahead, {"difference": arm["true_vt_minus"], "p_holm": arm["p_holm"]}
+
+        verdict, values = _measured(numbers, [(TRUE, TEXT), (name, TEXT)], decide)
+        found.append(
+            Claim(
+                claim=f"what helps is what the VTs show: `{TRUE}` against `{name}`",
+                paper="+9.88 points against noise" if name == NOISE else "-",
+                rule="exact McNemar, Holm-adjusted: p < .05, and interval above 0",
+                verdict=verdict,
+                numbers=values,
+            )
+        )
+    return found
+
+
+def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
+    def decide() -> tuple[bool, Any]:
+        found = numbers.between_firsts(arm, TEXT, base, TEXT, confidence=0.9)
+        said = {"noise_minus_base_90": found.as_dict()}
+        dose = Key(f"dose_{arm}", PRIVILEGED.way)
+        if numbers.results.has(base, dose):
+            # Where noise harms, this is why: a teacher that sees it answers worse than the start.
+            teacher = numbers.between_firsts(base, dose, base, TEXT)
+            said["its_teacher_minus_base"] = teacher.as_dict()
+        return is_within(found, MARGIN), said
+
+    verdict, values = _measured(numbers, [(arm, TEXT), (base, TEXT)], decide)
+    return Claim(
+        claim=f"noise in place of the VTs changes nothing, {where}",
+        paper="+0.40 points against SFT; -5.75 against its own start",
+        rule=f"noise minus its base within +-{MARGIN}: 90 % interval (TOST)",
+        verdict=verdict,
+        numbers=values,
+    )
+
+
+def _about_closure(arms: dict[str, Any]) -> list[Claim]:
+    found = []
+    for name in (TRUE, *CONTENT_FREE):
+        value = arms[name]["closure"] if name in arms else None
+        if name == TRUE:
+            paper, rule = "58.4 % closed", f"closure >= {MIN_CLOSURE}"
+            is_met = value is not None and value["value"] >= MIN_CLOSURE
+        else:
+            paper, rule = "3.5 % closed with noise", f"closure <= {MAX_FREE_CLOSURE}"
+            is_met = value is not None and value["value"] <= MAX_FREE_CLOSURE
+        verdict: Verdict = "supported" if is_met else "not supported"
+        found.append(
+            Claim(
+                claim=f"the KL gap closes with true VTs and with nothing else: `{name}`",
+                paper=paper,
+                rule=rule,
+                verdict="not measured" if value is None else verdict,
+                numbers={} if value is None else {"closure": value},
+            )
+        )
+    return found
+
+
+def _about_speed(speed_up: dict[str, Any] | None) -> Claim:
+    is_met = speed_up is not None and speed_up["whole"]["low"] >= 14.3
+    verdict: Verdict = "supported" if is_met else "not supported"
+    return Claim(
+        claim="text-only answers come 14.3 times as fast as drawn ones",
+        paper="14.3 times: no images 6.4, fewer tokens 2.2",
+        rule="official drawing protocol over student, batch 1: interval from 14.3 up",
+        verdict="not measured" if speed_up is None else verdict,
+        numbers=speed_up or {},
+    )
+
+
+def is_within(found: Estimate, margin: float) -> bool:
+    """Equivalence by two one-sided tests: the 90 % interval lies within the margin."""
+    return -margin < found.low and found.high < margin
+
+
+# Visual-OPSD against SFT
+
+
+def comparison(numbers: Numbers) -> list[dict[str, Any]]:
+    """The map: what either arm of a pair is better at, cell by cell."""
+    results, cells = numbers.results, []
+    for one, other in PAIRS:
+        if one not in results.arms or other not in results.arms:
+            continue
+        for question, key in {
+            "held-out mazes, text-only": TEXT,
+            "sizes 7 and 8, never trained on": Key("unseen_sizes", "text_only"),
+            "the `hard` split": Key("hard", "text_only"),
+            "drawing retained: drawn accuracy": DRAWN,
+            "reading retained: accuracy with the true VT in sight": PRIVILEGED,
+        }.items():
+            if results.has(one, key) and results.has(other, key):
+                base = numbers.accuracy("base", key) if results.has("base", key) else None
+                cells.append(_cell(numbers, question, (one, other), key, base))
+        cells += _costs(numbers, one, other)
+    return cells
+
+
+def _cell(
+    numbers: Numbers, question: str, pair: tuple[str, str], key: Key, base: Estimate | None
+) -> dict[str, Any]:
+    one, other = (numbers.accuracy(arm, key) for arm in pair)
+    return {
+        "question": question,
+        "unit": "share",
+        "arms": list(pair),
+        "values": [one.as_dict(), other.as_dict()],
+        "base": None if base is None else base.as_dict(),
+        **_decided(numbers.between(*pair, key), pair),
+    }
+
+
+def _costs(numbers: Numbers, one: str, other: str) -> list[dict[str, Any]]:
+    """Samples and CPU-seconds until the target accuracy on validation mazes; fewer is better."""
+    target = numbers.results.study.config.target_accuracy
+    cells = []
+    for unit in ("samples", "cpu_seconds"):
+        values = [
+            [cost_of(numbers.results.records[name], target)[unit] for name in arm]
+            for arm in (numbers.results.arms[one], numbers.results.arms[other])
+        ]
+        if any(value is None for row in values for value in row):
+            continue
+        a, b = (np.array(row)[:, None] for row in values)
+        cells.append(
+            {
+                "question": f"{unit.replace('_', ' ')} until {target:.2f} of the validation mazes",
+                "unit": unit,
+                "arms": [one, other],
+                "values": [numbers.mean(a).as_dict(), numbers.mean(b).as_dict()],
+                "base": None,
+                **_decided(numbers.difference(a, b), (other, one)),
+            }
+        )
+    return cells
+
+
+def _decided(difference: Estimate, pair: tuple[str, str]) -> dict[str, Any]:
+    ahead = pair[0] if difference.low > 0 else pair[1] if difference.high < 0 else None
+    return {"difference": difference.as_dict(), "decided_by": ahead}
+
+
+def cost_of(record: dict[str, Any], target: float) -> dict[str, float | None]:
+    """Samples and CPU-seconds at which a held-out curve first crosses ``target``, in a line.
+
+    None where it does not, or where the seconds of the run are not known.
+    """
+    steps, values = record["curve"]["steps"], record["curve"]["values"]
+    at: float | None = steps[0] if values and values[0] >= target else None
+    for index in range(1, len(values)):
+        if at is None and values[index] >= target:
+            share = (target - values[index - 1]) / (values[index] - values[index - 1])
+            at = steps[index - 1] + share * (steps[index] - steps[index - 1])
+    if at is None:
+        return {"samples": None, "cpu_seconds": None}
+    seconds = record["cpu_seconds"]
+    return {
+        "samples": at * record["samples_a_step"],
+        "cpu_seconds": None if seconds is None else at / record["steps"] * seconds,
+    }
+
+
+# Speed
+
+
+def decompose(
+    seconds: dict[str, list[float]], tokens: dict[str, list[float]], seed: int
+) -> dict[str, Any]:
+    """The speed-up a sample as a product: fewer tokens, and fewer seconds a token (no drawing).
+
+    ``seconds`` as :func:`experiments.latency.time_in_turn` gives them; ``tokens`` written for the
+    same problems, ``drawn`` by the base and ``student`` in text alone.
+    """
+
+    def ratio(a: Sequence[float], b: Sequence[float], c: Any = None, d: Any = None) -> Any:
+        ones = np.ones(len(a))
+        return bootstrap_statistic(
+            lambda a, b, c, d: float(a.mean() / b.mean() / (c.mean() / d.mean())),
+            np.array(a),
+            np.array(b),
+            ones if c is None else np.array(c),
+            ones if d is None else np.array(d),
+            seed=seed,
+            resamples=2000,
+        ).as_dict()
+
+    drawn, student = seconds["drawn_official"], seconds["student_text_only"]
+    return {
+        "whole": ratio(drawn, student),
+        "fewer_tokens": ratio(tokens["drawn"], tokens["student"]),
+        "no_drawing": ratio(drawn, student, tokens["drawn"], tokens["student"]),
+        "whole_against_fast_drawing": ratio(seconds["drawn_fast"], student),
+        "base_text_only_over_student": ratio(seconds["base_text_only"], student),
+    }

@@ -1,0 +1,322 @@
+"""A study as a page, in Markdown and as one HTML file: the answer first, then what it rests on."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import markdown
+from rich.console import Console
+from rich.table import Table
+
+from experiments import figures, files
+from experiments.figures import Spread
+from experiments.report import HELD_OUT, estimate, percent, read_curve, table, words
+from experiments.study import BASE, Study
+from experiments.study_claims import CONTENT_FREE
+from experiments.study_results import SFT, TRUE
+from visual_opsd.statistics import Estimate
+
+STYLE = (
+    "body{font:16px/1.5 sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;font-size:14px;margin:1rem 0}"
+    "td,th{border-bottom:1px solid #ccc;padding:.25rem .6rem;text-align:left;vertical-align:top}"
+    "img{max-width:100%}code{background:#f3f3f3}"
+)
+
+
+def write_report(study: Study, summary: dict[str, Any]) -> Path:
+    """``report.md`` with its figures, and the same as ``report.html`` that holds them."""
+    captions = draw_figures(study, summary)
+    sections = [
+        f"# {study.config.name}: is it the visual thoughts?",
+        answer_first(study, summary),
+        *missing_section(summary),
+        "## Arms",
+        arms_section(study, summary),
+        "## Claims",
+        claims_section(summary),
+        "## Visual-OPSD against SFT",
+        comparison_section(summary),
+        "## Where the speed comes from",
+        speed_section(summary),
+        "## KL by class of token",
+        classes_section(summary),
+        "## Figures",
+        *(f"![{name}]({name}.png)\n\n{said}" for name, said in captions.items()),
+        "## How this was made",
+        making_section(study, summary),
+    ]
+    path = study.folder / "report.md"
+    files.write(path, "\n\n".join(sections) + "\n")
+    files.write(path.with_suffix(".html"), as_html(path))
+    return path
+
+
+def as_html(path: Path) -> str:
+    """A Markdown file as one page, with the pictures it shows inside."""
+    text = path.read_text()
+    body = markdown.markdown(text, extensions=["tables"])
+
+    def embed(found: re.Match[str]) -> str:
+        data = base64.b64encode((path.parent / found[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', embed, body)
+    title = html.escape(text.partition("\n")[0].lstrip("# "))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style>{body}</html>\n"
+    )
+
+
+def answer_first(study: Study, summary: dict[str, Any]) -> str:
+    """What was found, in one paragraph; every word that judges follows from the numbers."""
+    base, arms = summary["base"][BASE], summary["arms"]
+    count = study.config.num_problems
+    said = [
+        f"Conditional on this base (`{study.bases[BASE]}`, which solves "
+        f"{percent(estimate(base['text_only']))} of {count:,} held-out mazes in text alone, "
+        f"{percent(estimate(base['drawn']))} drawing, {percent(estimate(base['privileged']))} with "
+        "the true drawing in sight):"
+    ]
+    for name in (TRUE, *CONTENT_FREE, SFT):
+        if name in arms:
+            arm = arms[name]
+            said.append(
+                f"`{name}` moves text-only accuracy by {words(estimate(arm['gain']))} and closes "
+                f"{words(estimate(arm['closure']), 'share')} of the KL gap;"
+            )
+    verdicts = [claim["verdict"] for claim in summary["claims"]]
+    counts = [f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)]
+    won = [cell["question"] for cell in summary["comparison"] if cell["decided_by"] == TRUE]
+    against = [cell for cell in summary["comparison"] if TRUE in cell["arms"]]
+    said.append(f"of {len(verdicts)} claims: {', '.join(counts)}.")
+    if against:
+        said.append(
+            f"Against plain SFT on the gold answers, Visual-OPSD is ahead in {len(won)} of "
+            f"{len(against)} cells of the map{': ' + '; '.join(won) if won else ''}."
+        )
+    return " ".join(said)
+
+
+def missing_section(summary: dict[str, Any]) -> list[str]:
+    """What is not there, if anything."""
+    if not summary["missing"]:
+        return []
+    named = ", ".join(f"`{name}`" for name in summary["missing"])
+    return [f"**Missing**: {named}. The numbers below are of the runs that are there."]
+
+
+def arms_section(study: Study, summary: dict[str, Any]) -> str:
+    """The table of arms."""
+    rows = [
+        [
+            f"`{name}`",
+            ", ".join(map(str, arm["seeds"])),
+            words(estimate(arm["accuracy"]), "share"),
+            words(estimate(arm["gain"])),
+            words(estimate(arm.get("true_vt_minus"))),
+            f"{arm['p_holm']:.2g}" if "p_holm" in arm else "-",
+            words(estimate(arm["closure"]), "share"),
+            percent(estimate(arm["dose"])),
+            f"{arm['tokens']['value']:.1f}",
+            "-" if arm["train_cpu_seconds"] is None else f"{arm['train_cpu_seconds']:.0f}",
+        ]
+        for name, arm in summary["arms"].items()
+    ]
+    header = ["arm", "seeds", "solved", "over its base", f"`{TRUE}` ahead by", "p (Holm)"]
+    header += ["KL gap closed", "dose", "tokens", "CPU-s"]
+    settings = study.config
+    return "\n\n".join(
+        [
+            f"{settings.num_problems:,} held-out mazes, greedy, text-only, the same for all. Gain: "
+            "over the text-only accuracy of the base an arm started from. p: exact McNemar over "
+            f"problems, `{TRUE}` against the arm, each problem's seeds taken together (as many of "
+            "either), Holm over all arms. KL gap closed: on "
+            f"{settings.num_trajectories:,} fixed completions of the base, frozen start teacher "
+            f"with the true VTs. Dose: accuracy of the base on {settings.num_dosed} mazes with in "
+            "sight what the arm's teacher is shown. CPU-s: of a training, median.",
+            table(header, rows),
+        ]
+    )
+
+
+def claims_section(summary: dict[str, Any]) -> str:
+    """What the paper says, and what became of it."""
+    rows = [
+        [
+            claim["claim"],
+            claim["paper"],
+            claim["rule"],
+            f"**{claim['verdict']}**" if claim["verdict"] == "not supported" else claim["verdict"],
+            "; ".join(_number(name, value) for name, value in claim["numbers"].items()) or "-",
+        ]
+        for claim in summary["claims"]
+    ]
+    return "Conditional on this base, this model's size and these mazes.\n\n" + table(
+        ["claim", "in the paper", "supported if", "here", "numbers"], rows
+    )
+
+
+def _number(name: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{name.replace('_', ' ')} {value:.2g}"
+    found = Estimate(**value)
+    said = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{name.removesuffix('_90').replace('_', ' ')} {said}" + (
+        " (90 %)" if name.endswith("_90") else ""
+    )
+
+
+def comparison_section(summary: dict[str, Any]) -> str:
+    """The map, cell by cell."""
+    rows = []
+    for cell in summary["comparison"]:
+        one, other = (_valued(Estimate(**value), cell["unit"]) for value in cell["values"])
+        rows.append(
+            [
+                cell["question"],
+                f"`{cell['arms'][0]}` {one}",
+                f"`{cell['arms'][1]}` {other}",
+                percent(estimate(cell["base"])),
+                _valued(Estimate(**cell["difference"]), cell["unit"], is_difference=True),
+                f"`{cell['decided_by']}`" if cell["decided_by"] else "open",
+            ]
+        )
+    if not rows:
+        return "Not measured: it takes a run of both."
+    return "A cell is decided where the interval of the difference leaves out 0.\n\n" + table(
+        ["", "Visual-OPSD", "SFT", "base", "difference", "ahead"], rows
+    )
+
+
+def _valued(found: Estimate, unit: str, *, is_difference: bool = False) -> str:
+    if unit == "share":
+        return words(found, "points" if is_difference else "share")
+    return f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+
+
+def speed_section(summary: dict[str, Any]) -> str:
+    """The speed-up as a product."""
+    found = summary["speed_up"]
+    if found is None:
+        return f"Not measured: it takes a run of `{TRUE}`."
+    names = {
+        "whole": "base drawn by the official protocol, over student in text",
+        "no_drawing": "of it, no drawing: seconds a token",
+        "fewer_tokens": "of it, fewer tokens",
+        "whole_against_fast_drawing": "base drawn by our fastest protocol, over student in text",
+        "base_text_only_over_student": "base in text, over student in text",
+    }
+    rows = [[said, words(Estimate(**found[key]), "times")] for key, said in names.items()]
+    return (
+        "Batch 1, the ways in turn on a machine at rest; whole = no drawing x fewer tokens.\n\n"
+        + (table(["seconds a sample", "ratio"], rows))
+    )
+
+
+def classes_section(summary: dict[str, Any]) -> str:
+    """Where the gap is, and where it closed."""
+    arms = summary["arms"]
+    kinds = list(next(iter(arms.values()))["closure_by_class"])
+    rows = []
+    for name, arm in arms.items():
+        cells = arm["closure_by_class"]
+        rows.append([f"`{name}`", *(f"{cells[k]['after']:.4f}" for k in kinds if k in cells)])
+    first = next(iter(arms.values()))["closure_by_class"]
+    before = ["base", *(f"{first[kind]['before']:.4f}" for kind in kinds)]
+    counts = ["tokens", *(f"{first[kind]['tokens']:,}" for kind in kinds)]
+    return "K(T0, S), nats a token, fixed completions, mean over seeds.\n\n" + table(
+        ["", *kinds], [counts, before, *rows]
+    )
+
+
+def making_section(study: Study, summary: dict[str, Any]) -> str:
+    """What it takes to make it again."""
+    shared = study.shared
+    return "\n".join(
+        [
+            f"- Commit `{summary['commit']}`; {summary['wall_seconds']:,.0f} seconds in all.",
+            f"- All arms: `experiments/{study.config.experiment}.yaml`, {shared.trainer.max_steps} "
+            f"steps of {shared.data.batch_size * shared.trainer.accumulate} problems.",
+            *(
+                f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
+                for name, arm in study.config.arms.items()
+            ),
+            "- Intervals: percentile bootstrap over seeds and problems; over three seeds it is too "
+            "narrow by a fifth.",
+            "- Every number: `summary.json`, `arms.csv`; every answer: `predictions/`.",
+        ]
+    )
+
+
+# Figures
+
+
+def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
+    """Draw and save; captions by file name."""
+    arms, base = summary["arms"], summary["base"][BASE]
+    accuracy, closure = "text-only accuracy", "share of the KL gap closed"
+    panels = {
+        accuracy: [spread(name, arm, "accuracy") for name, arm in arms.items()],
+        closure: [spread(name, arm, "closure") for name, arm in arms.items()],
+    }
+    level = base["text_only"]["value"]
+    figures.save_figure(figures.spreads(panels, {accuracy: level, closure: 0}), study.folder / "arms")
+    dosed = {n: a["dose"]["value"] for n, a in arms.items() if a["dose"] and a["base"] == BASE}
+    responses = {
+        title: [row for row in rows if row.name in dosed] for title, rows in panels.items()
+    }
+    captions = {
+        "arms": "Bars: 95 % intervals over seeds and problems; points: seeds. Dashed: the base.",
+    }
+    if dosed:
+        figure = figures.dose_response(dosed, responses, level)
+        figures.save_figure(figure, study.folder / "dose_response")
+        captions["dose_response"] = (
+            "Dose and response: how well the base answers with in sight what an arm's teacher is "
+            "shown, against what the student has learnt. Points: seeds."
+        )
+    firsts = {run.arm: run for run in reversed(study.runs) if run.arm in arms}
+    curves = {arm: read_curve(run.config.folder, HELD_OUT) for arm, run in firsts.items()}
+    divergence = {a: read_curve(r.config.folder, "train/divergence") for a, r in firsts.items()}
+    figure = figures.curves(
+        {arm: curve for arm, curve in curves.items() if curve.steps},
+        {arm: curve for arm, curve in divergence.items() if curve.steps},
+        {"base, drawn (test)": base["drawn"]["value"]},
+    )
+    figures.save_figure(figure, study.folder / "curves")
+    captions["curves"] = "First seeds. Left: validation mazes, text only, greedy. Right: the loss."
+    return captions
+
+
+def spread(name: str, arm: dict[str, Any], key: str) -> Spread:
+    """A row of the figure."""
+    return Spread(name=name, **arm[key], seeds=arm[f"{key}_by_seed"])
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Arms and verdicts on the terminal."""
+    shown = Table(title="Held-out mazes solved in text alone, greedy")
+    for column in ("arm", "seeds", "solved", "over its base", "KL gap closed"):
+        shown.add_column(column)
+    for name, arm in summary["arms"].items():
+        cells = (
+            words(estimate(arm["accuracy"]), "share"),
+            words(estimate(arm["gain"])),
+            words(estimate(arm["closure"]), "share"),
+        )
+        shown.add_row(name, str(arm["num_seeds"]), *(c.replace("[", r"\[") for c in cells))
+    console.print(shown)
+    verdicts = Table(title="Claims, conditional on this base", show_lines=True)
+    for column in ("", "verdict"):
+        verdicts.add_column(column)
+    for claim in summary["claims"]:
+        verdicts.add_row(claim["claim"], claim["verdict"])
+    console.print(verdicts)
+    missing: Sequence[str] = summary["missing"]
+    if missing:
+        console.print(f"missing: {', '.join(missing)}")

@@ -1,0 +1,258 @@
+"""From the files of a study to its numbers: checked for comparability, with intervals.
+
+Nothing here knows a model: per-problem answers and gaps of fixed completions are all it reads.
+Matrices are [seeds, problems]; intervals are resampled on both levels.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.evaluation import Prediction, load_predictions
+from experiments.study import BASE, Study
+from visual_opsd.statistics import (
+    Estimate,
+    bootstrap_ratio,
+    holm,
+    mcnemar_exact,
+    seeds_bootstrap_closure,
+    seeds_bootstrap_difference,
+    smallest_detectable_difference,
+    wins_and_losses,
+)
+
+Matrix = NDArray[np.float64]
+TRUE, NOISE, SFT = "true_vt", "matched_noise", "sft"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One set of problems answered in one way."""
+
+    on: str
+    way: str
+
+
+TEXT = Key("test", "text_only")
+
+
+class Results:
+    """What is there of a study."""
+
+    def __init__(self, study: Study) -> None:
+        """Read every result.
+
+        Raises:
+            ValueError: Arms that cannot be compared, or answers that are not there; named.
+        """
+        self.study = study
+        names = (*study.bases, *(run.name for run in study.runs))
+        self.records: dict[str, dict[str, Any]] = {
+            name: json.loads(study.result(name).read_text())
+            for name in names
+            if study.result(name).is_file()
+        }
+        self.missing = [name for name in names if name not in self.records]
+        self._answers: dict[tuple[str, Key], list[Prediction]] = {}
+        for name, record in self.records.items():
+            self._check(name, record)
+
+    @cached_property
+    def arms(self) -> dict[str, list[str]]:
+        """Runs by arm, in the order of seeds; arms and bases without a result left out."""
+        found: dict[str, list[str]] = {}
+        for run in self.study.runs:
+            if run.name in self.records and run.base in self.records:
+                found.setdefault(run.arm, []).append(run.name)
+        return found
+
+    def base_of(self, arm: str) -> str:
+        """The base an arm was trained from."""
+        return next(run.base for run in self.study.runs if run.arm == arm)
+
+    def answers(self, name: str, key: Key) -> list[Prediction]:
+        """Of one model, in the order of the problems."""
+        if (name, key) not in self._answers:
+            path = self.study.predictions(name, key.on, key.way)
+            if not path.is_file():
+                raise ValueError(f"{path}: missing predictions of {name}; remove its result file")
+            self._answers[name, key] = load_predictions(path)
+        return self._answers[name, key]
+
+    def matrix(
+        self, who: str, key: Key, of: Callable[[Prediction], float] = lambda p: p.is_solved
+    ) -> Matrix:
+        """A value a problem, a row a seed of an arm, or one row of a base."""
+        rows = self.arms.get(who, [who])
+        return np.array([[of(p) for p in self.answers(row, key)] for row in rows], dtype=float)
+
+    def nats(self, who: str) -> Matrix:
+        """KL sums of the fixed completions, in the same layout."""
+        rows = self.arms.get(who, [who])
+        return np.array([self.records[row]["gap"]["fixed_sums"] for row in rows])
+
+    def has(self, who: str, key: Key) -> bool:
+        """Whether all rows of ``who`` were asked this."""
+        rows = self.arms.get(who, [who])
+        return all(
+            row in self.records and [key.on, key.way] in self.records[row]["scored"] for row in rows
+        )
+
+    def _check(self, name: str, record: dict[str, Any]) -> None:
+        """Hold a record against its base's and against the first run's."""
+        base = self.records.get(record["base"])
+        if base is None:
+            return
+        say = f"{self.study.result(name)}: {name}"
+        if record["base_digest"] != base["base_digest"]:
+            raise ValueError(
+                f"{say} started from another base: {record['base_digest']}, and "
+                f"{record['base']} is {base['base_digest']}"
+            )
+        if record["gap"]["fixed_lengths"] != base["gap"]["fixed_lengths"]:
+            raise ValueError(f"{say} was scored on other completions than {record['base']}")
+        for on, way in record["scored"]:
+            if not on.startswith("dose_"):
+                self._check_problems(say, name, record["base"], Key(on, way))
+        runs = [r for r in self.records.values() if "steps" in r]
+        for field in ("steps", "samples_a_step") if "steps" in record else ():
+            if record[field] != runs[0][field]:
+                raise ValueError(
+                    f"{say} has {field} {record[field]}, and {runs[0]['arm']}-{runs[0]['number']} "
+                    f"has {runs[0][field]}: arms see as many"
+                )
+
+    def _check_problems(self, say: str, name: str, base: str, key: Key) -> None:
+        mine, its = (
+            [prediction.problem_id for prediction in self.answers(who, key)] for who in (name, base)
+        )
+        if mine == its:
+            return
+        extra, lacking = sorted(set(mine) - set(its)), sorted(set(its) - set(mine))
+        what = (
+            f"it lacks {lacking[:3]} and has {extra[:3]} besides" if extra or lacking else "order"
+        )
+        raise ValueError(
+            f"{say} answered other problems ({key.on}, {key.way}) than {base}: {len(mine)} against "
+            f"{len(its)}; {what}"
+        )
+
+
+# Numbers
+
+
+class Numbers:
+    """Estimates of a study's results, as its summary keeps them."""
+
+    def __init__(self, results: Results) -> None:
+        """All resampling follows the study's seed."""
+        self.results = results
+        self.seed = results.study.config.seed
+
+    def mean(self, values: Matrix) -> Estimate:
+        """With its interval over seeds and problems."""
+        return self.difference(values, np.zeros((1, values.shape[1])))
+
+    def difference(self, a: Matrix, b: Matrix, confidence: float = 0.95) -> Estimate:
+        """Paired over problems."""
+        return seeds_bootstrap_difference(a, b, self.seed, confidence=confidence)
+
+    def accuracy(self, who: str, key: Key = TEXT) -> Estimate:
+        """Share solved."""
+        return self.mean(self.results.matrix(who, key))
+
+    def between(self, one: str, other: str, key: Key = TEXT) -> Estimate:
+        """Difference of two shares."""
+        return self.difference(self.results.matrix(one, key), self.results.matrix(other, key))
+
+    def between_firsts(
+        self, one: str, of: Key, other: str, than: Key, confidence: float = 0.95
+    ) -> Estimate:
+        """Difference of two shares on the first problems that both were asked."""
+        a, b = self.results.matrix(one, of), self.results.matrix(other, than)
+        count = min(a.shape[1], b.shape[1])
+        return self.difference(a[:, :count], b[:, :count], confidence)
+
+    def gap(self, base: str) -> Estimate:
+        """K_gen (Eq. 4) of a base, in nats a token."""
+        gap = self.results.records[base]["gap"]
+        return bootstrap_ratio(gap["fixed_sums"], gap["fixed_lengths"], self.seed)
+
+    def closure(self, arm: str) -> Estimate:
+        """Of an arm's students, frozen start teacher with true visual thoughts."""
+        before = self.results.nats(self.results.base_of(arm))
+        return seeds_bootstrap_closure(before, self.results.nats(arm), self.seed)
+
+    def discordant(self, one: str, other: str) -> tuple[int, int]:
+        """Problems that either solves more often, over as many seeds of both.
+
+        As many: of two equal arms, the one with fewer seeds more often solves an easy problem in
+        all of them.
+        """
+        a, b = (self.results.matrix(name, TEXT) for name in (one, other))
+        count = min(len(a), len(b))
+        return wins_and_losses(a[:count], b[:count])
+
+
+def arm_summaries(numbers: Numbers) -> dict[str, dict[str, Any]]:
+    """Every arm that has a run, with Holm over all comparisons with ``true_vt`` of its base."""
+    results = numbers.results
+    found = {arm: _arm(numbers, arm) for arm in results.arms}
+    others = [arm for arm in found if results.base_of(arm) == BASE and arm != TRUE]
+    others = others if TRUE in found else []
+    raw = []
+    for arm in others:
+        wins, losses = numbers.discordant(TRUE, arm)
+        raw.append(mcnemar_exact(wins, losses))
+        found[arm]["true_vt_wins"], found[arm]["true_vt_losses"] = wins, losses
+        count = numbers.results.matrix(arm, TEXT).shape[1]
+        found[arm]["smallest_detectable"] = (
+            smallest_detectable_difference(count, (wins + losses) / count)
+            if wins + losses
+            else None
+        )
+        found[arm]["true_vt_minus"] = numbers.between(TRUE, arm).as_dict()
+    for arm, p, adjusted in zip(others, raw, holm(raw), strict=True):
+        found[arm]["p"], found[arm]["p_holm"] = p, adjusted
+    return found
+
+
+def _arm(numbers: Numbers, arm: str) -> dict[str, Any]:
+    results = numbers.results
+    base, names = results.base_of(arm), results.arms[arm]
+    records = [results.records[name] for name in names]
+    solved, before = results.matrix(arm, TEXT), results.nats(base)
+    dose = Key(f"dose_{arm}", "privileged")
+    seconds = [r["cpu_seconds"] for r in records if r["cpu_seconds"] is not None]
+    return {
+        "base": base,
+        "seeds": [results.study.run(name).config.seed for name in names],
+        "num_seeds": len(names),
+        "accuracy": numbers.accuracy(arm).as_dict(),
+        "accuracy_by_seed": solved.mean(axis=1).tolist(),
+        "gain": numbers.between(arm, base).as_dict(),
+        "closure": numbers.closure(arm).as_dict(),
+        "closure_by_seed": (1 - results.nats(arm).sum(axis=1) / before.sum()).tolist(),
+        "closure_by_class": _by_class([r["gap"] for r in records], results.records[base]["gap"]),
+        "tokens": numbers.mean(results.matrix(arm, TEXT, lambda p: p.num_tokens)).as_dict(),
+        "train_cpu_seconds": float(np.median(seconds)) if seconds else None,
+        "seconds_a_sample": float(results.matrix(arm, TEXT, lambda p: p.seconds).mean()),
+        "dose": numbers.accuracy(base, dose).as_dict() if results.has(base, dose) else None,
+    }
+
+
+def _by_class(
+    gaps: Sequence[dict[str, Any]], before: dict[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Nats a token of every class, before and after (mean over seeds)."""
+    found = {}
+    for kind, (nats, count) in before["classes"].items():
+        if count:
+            after = float(np.mean([gap["classes"][kind][0] for gap in gaps]))
+            found[kind] = {"tokens": count, "before": nats / count, "after": after / count}
+    return found

@@ -1,0 +1,104 @@
+"""``summary.json`` and ``arms.csv`` of a study: everything its report says, as numbers.
+
+Shares are fractions 0..1, intervals are over seeds and problems, at 95 % unless a name ends in 90.
+"""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import Any
+
+from experiments import files
+from experiments.latency import time_in_turn
+from experiments.study import BASE, Study
+from experiments.study_claims import DRAWN, PRIVILEGED, claims, comparison, decompose
+from experiments.study_results import TEXT, TRUE, Key, Numbers, Results, arm_summaries
+from visual_opsd.models.bagel import checkpoints
+
+
+def summarise(study: Study) -> dict[str, Any]:
+    """Check, estimate, judge and write.
+
+    Raises:
+        ValueError: Results that cannot be compared; or there is none of the base, or of any arm.
+    """
+    results = Results(study)
+    if BASE not in results.records or not results.arms:
+        raise ValueError(
+            f"{study.folder} has no result of {'any arm' if BASE in results.records else BASE}: "
+            f"see {study.folder / 'logs'}"
+        )
+    numbers = Numbers(results)
+    arms = arm_summaries(numbers)
+    speed_up = measure_speed(study, results)
+    found = {
+        "seeds": {arm: summary["seeds"] for arm, summary in arms.items()},
+        "base": {name: _base(numbers, name) for name in study.bases if name in results.records},
+        "arms": arms,
+        "comparison": comparison(numbers),
+        "speed_up": speed_up,
+        "claims": [asdict(claim) for claim in claims(numbers, arms, speed_up)],
+        "missing": results.missing,
+        "max_rescore_error": max(r["gap"]["max_rescore_error"] for r in results.records.values()),
+        "settings": asdict(study.config),
+        "commit": study.commit,
+        "wall_seconds": round(study.seconds_so_far, 1),
+    }
+    files.write(study.folder / "summary.json", json.dumps(found, indent=2) + "\n")
+    files.write(study.folder / "arms.csv", as_csv(arms))
+    return found
+
+
+def measure_speed(study: Study, results: Results) -> dict[str, Any] | None:
+    """The speed-up of the first student of ``true_vt``, one answer at a time on a free machine."""
+    if TRUE not in results.arms or not results.has(BASE, DRAWN):
+        return None
+    student = study.run(results.arms[TRUE][0])
+    count = study.config.num_timed
+
+    def measure() -> dict[str, Any]:
+        models = [study.bases[BASE], student.config.folder / "model"]
+        base, learnt = (checkpoints.load(folder) for folder in models)
+        problems = study.problems("test")[:count]
+        return time_in_turn((base[0].eval(), base[1]), (learnt[0].eval(), learnt[1]), problems)
+
+    seconds = files.kept(study.folder / "latency.json", measure)
+    asked = {"drawn": results.answers(BASE, DRAWN), "student": results.answers(student.name, TEXT)}
+    count = min(len(seconds["drawn_official"]), *(len(answers) for answers in asked.values()))
+    tokens = {who: [float(p.num_tokens) for p in answers[:count]] for who, answers in asked.items()}
+    return decompose({k: v[:count] for k, v in seconds.items()}, tokens, study.config.seed)
+
+
+def _base(numbers: Numbers, name: str) -> dict[str, Any]:
+    asked = {
+        "text_only": TEXT,
+        "drawn": DRAWN,
+        "privileged": PRIVILEGED,
+        "unseen_sizes": Key("unseen_sizes", "text_only"),
+        "hard": Key("hard", "text_only"),
+    }
+    return {
+        **{key: numbers.accuracy(name, value).as_dict() for key, value in asked.items()},
+        "kl_gap": numbers.gap(name).as_dict(),
+        "digest": numbers.results.records[name]["base_digest"],
+    }
+
+
+def as_csv(arms: dict[str, Any]) -> str:
+    """A row an arm: estimates in three columns each."""
+    rows = []
+    for arm, summary in arms.items():
+        row: dict[str, Any] = {"arm": arm}
+        for key, value in summary.items():
+            if isinstance(value, dict) and set(value) == {"value", "low", "high"}:
+                row |= {key if end == "value" else f"{key}_{end}": value[end] for end in value}
+            elif value is None or isinstance(value, str | int | float):
+                row[key] = value
+        rows.append(row)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,161 @@
+"""One part of a study in a process of its own: train a run and measure it, measure a base, draw.
+
+``python -m experiments.study_worker STUDY_FOLDER NAME``; what is there already is not made again.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import build, draw_thoughts, files
+from experiments.evaluation import evaluate, save_predictions
+from experiments.kl_gap import SAMPLED, class_sums, gap_record, sample_fixed, token_gaps
+from experiments.report import HELD_OUT, read_curve
+from experiments.schema import ExperimentConfig
+from experiments.study import COMPARED, Run, Study
+from experiments.train import train
+from visual_opsd.contexts import Problem
+from visual_opsd.models.bagel import checkpoints
+from visual_opsd.rollouts.answering import Way
+from visual_opsd.rollouts.trajectories import show
+from visual_opsd.seeds import row_seed
+
+DRAWINGS = "drawings-"
+
+
+def main() -> None:
+    """Command line."""
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m experiments.study_worker STUDY_FOLDER NAME")
+    try:
+        print(do(Study.open(Path(sys.argv[1])), sys.argv[2]))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def do(study: Study, name: str) -> Path:
+    """Do one part of a study; returns its result's file, written last."""
+    if name.startswith(DRAWINGS):
+        artist = draw_thoughts.fill(study.run(name.removeprefix(DRAWINGS)).config)
+        result: dict[str, Any] = {"num_drawn": artist.num_drawn}
+    elif name in study.bases:
+        result = measure_base(study, name)
+    else:
+        result = train_and_measure(study, study.run(name))
+    return files.write(study.result(name), json.dumps(result))
+
+
+def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
+    """A run from start to numbers."""
+    config = run.config
+    model_folder = train(config)
+    last = build.last_checkpoint(config.folder)
+    curve = read_curve(config.folder, HELD_OUT)
+    sessions = list(config.folder.glob("metrics/session_*"))
+    seconds = json.loads((config.folder / "cpu_seconds.json").read_text())
+    measured = Measurement(study, run.name, run.base, model_folder)
+    return {
+        "arm": run.arm,
+        "number": run.number,
+        "base": run.base,
+        "base_digest": json.loads((config.folder / "run.json").read_text())["model_digest"],
+        "steps": 0 if last is None else int(last.stem.partition("=")[2]),
+        "samples_a_step": config.sequences_a_batch * config.trainer.accumulate,
+        # A run that was stopped knows the seconds of its last session only.
+        "cpu_seconds": seconds if len(sessions) == 1 else None,
+        "curve": {"steps": curve.steps, "values": curve.values},
+        "scored": measured.score(is_compared=run.arm in COMPARED),
+        "gap": measured.gap(),
+    }
+
+
+def measure_base(study: Study, name: str) -> dict[str, Any]:
+    """What every arm is held against, and how well the base reads what each teacher is shown."""
+    measured = Measurement(study, name, name, study.bases[name])
+    scored = measured.score(is_compared=True)
+    firsts = {run.arm: run for run in reversed(study.runs) if run.base == name}
+    for arm, run in firsts.items():
+        if run.config.method == "visual_opsd":
+            scored.append(measured.dose(arm, run.config))
+    return {
+        "base": name,
+        "base_digest": build.digest(study.bases[name]),
+        "scored": scored,
+        "gap": measured.gap(),
+    }
+
+
+class Measurement:
+    """One model against its base, by the rules of a study."""
+
+    def __init__(self, study: Study, name: str, base: str, folder: Path) -> None:
+        """``folder`` holds the model that is called ``name`` and was trained from ``base``."""
+        self.study, self.settings, self.name = study, study.config, name
+        self.model, self.tokenizer = checkpoints.load(folder)
+        self.base, _ = checkpoints.load(study.bases[base])
+        for model in (self.model, self.base):
+            model.eval()
+        self.test = study.problems("test")
+
+    def score(self, *, is_compared: bool) -> list[list[str]]:
+        """Answer, save the answers; returns what was answered, as [problems, way]."""
+        asked: list[tuple[str, Way, list[Problem]]] = [("test", "text_only", self.test)]
+        if is_compared:
+            num_drawn = self.settings.num_drawn
+            asked += [
+                ("unseen_sizes", "text_only", self.study.problems("unseen_sizes")),
+                ("hard", "text_only", self.study.problems("hard")),
+                ("test", "privileged", self.test[: 2 * num_drawn]),
+                ("test", "drawn", self.test[:num_drawn]),
+            ]
+        return [self._answer(on, way, problems) for on, way, problems in asked]
+
+    def dose(self, arm: str, config: ExperimentConfig) -> list[str]:
+        """Let this model answer with in sight what the arm's teacher is shown."""
+        problems: Sequence[Problem] = self.test[: self.settings.num_dosed]
+        donors = donors_of(problems)
+        seeds = [row_seed(self.settings.seed, problem.problem_id) for problem in problems]
+        if config.rollout.intervention == "drawn_vt":
+            problems = build.illustrator(config, self.tokenizer).illustrate(problems)
+        shown = show(config.rollout.intervention, problems, donors, seeds)
+        return self._answer(f"dose_{arm}", "privileged", shown)
+
+    def gap(self) -> dict[str, Any]:
+        """K(T0 || S) on completions of the base; T0 is the frozen base with the true thoughts."""
+        problems = self.test[: self.settings.num_trajectories]
+        fixed = sample_fixed(self.base, self.tokenizer, problems, SAMPLED, self.settings.seed)
+        gaps = token_gaps(self.base, self.model, self.tokenizer, fixed)
+        return {
+            **gap_record("fixed", gaps),
+            "classes": class_sums(fixed, gaps, self.tokenizer),
+            "max_rescore_error": fixed.max_rescore_error,
+        }
+
+    def _answer(self, on: str, way: Way, problems: Sequence[Problem]) -> list[str]:
+        found = evaluate(self.model, self.tokenizer, problems, way, seed=self.settings.seed)
+        save_predictions(self.study.predictions(self.name, on, way), found)
+        return [on, way]
+
+
+def donors_of(problems: Sequence[Problem]) -> list[Problem]:
+    """For every problem the next of its size; the last of a size takes the first.
+
+    Raises:
+        ValueError: A size has one problem only.
+    """
+    of_size: dict[str, list[int]] = {}
+    for index, problem in enumerate(problems):
+        of_size.setdefault(problem.category, []).append(index)
+    found: dict[int, Problem] = {}
+    for size, indices in of_size.items():
+        if len(indices) < 2:
+            raise ValueError(f"{size} has one problem, which cannot be its own donor: take more")
+        for index, other in zip(indices, (*indices[1:], indices[0]), strict=True):
+            found[index] = problems[other]
+    return [found[index] for index in range(len(problems))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,378 @@
+"""A study compares like with like, judges by numbers, and goes on where it was stopped."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments import ablate_noise
+from experiments.evaluation import Prediction, load_predictions, save_predictions
+from experiments.schema import differing
+from experiments.side_by_side import Job, run_all
+from experiments.study import BASE, COMPARED, Study, load_study
+from experiments.study_claims import cost_of, decompose
+from experiments.study_report import write_report
+from experiments.study_results import Results
+from experiments.study_summary import summarise
+from experiments.study_worker import donors_of
+from visual_opsd.statistics import holm, mcnemar_exact
+
+SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "study.max_seeds=2"]
+SOLVED = {BASE: 20, "true_vt": 34, "sft": 36, "matched_noise": 20, "answer_text": 35}
+"""Of 40, the first so many; the other arms solve as many as the base."""
+CLOSED = {BASE: 0.0, "true_vt": 0.6, "sft": 0.1}
+
+
+def study_in(folder: Path, *overrides: str) -> Study:
+    return Study(load_study(ablate_noise.TABLE, [f"study.output_dir={folder}", *SMALL, *overrides]))
+
+
+def predictions(count: int, solved: int, way: str, offset: int = 0) -> list[Prediction]:
+    return [
+        Prediction(
+            problem_id=f"maze_{offset + index}",
+            category="size_3",
+            way=way,
+            text="",
+            is_solved=index < solved,
+            is_solved_gymnasium=index < solved,
+            is_optimal=index < solved,
+            has_format_failure=False,
+            is_cut=False,
+            has_skipped_drawing=False,
+            has_exact_drawing=None,
+            num_tokens=30 if way == "drawn" else 15,
+            seconds=0.1,
+        )
+        for index in range(count)
+    ]
+
+
+def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> None:
+    """The files that a worker leaves behind, by hand."""
+    asked = [("test", "text_only", 40)]
+    if name == base or arm in COMPARED:
+        asked += [("unseen_sizes", "text_only", 10), ("hard", "text_only", 10)]
+        asked += [("test", "privileged", 20), ("test", "drawn", 10)]
+    if name == base:
+        asked += [(f"dose_{a}", "privileged", 10) for a in study.config.arms if a != "sft"]
+    for on, way, count in asked:
+        found = predictions(count, SOLVED.get(arm, 20) * count // 40, way)
+        save_predictions(study.predictions(name, on, way), found)
+    left = 1 - CLOSED.get(arm, 0.0)
+    gap = {"fixed_sums": [left, 3 * left, 2 * left], "fixed_lengths": [4, 6, 5], "fixed_mean": 0.4}
+    gap |= {"classes": {"thought": [left, 10], "answer": [5 * left, 5]}, "max_rescore_error": 0.0}
+    record = {"base": base, "base_digest": "abc", "scored": [a[:2] for a in asked], "gap": gap}
+    if name != base:
+        record |= {"arm": arm, "number": int(name.rpartition("-")[2]), "steps": 600}
+        record |= {"samples_a_step": 32, "cpu_seconds": 300.0}
+        record["curve"] = {"steps": [0, 100, 200], "values": [0.6, 0.7, 0.8]}
+    path = study.result(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record | changes))
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Two seeds of every arm, all there."""
+    study = study_in(tmp_path)
+    study.claim()
+    put(study, BASE, BASE)
+    for run in study.runs:
+        put(study, run.name, run.arm)
+    seconds = {"drawn_official": [0.9, 0.9], "drawn_fast": [0.15, 0.15]}
+    seconds |= {"base_text_only": [0.06, 0.06], "student_text_only": [0.06, 0.06]}
+    (study.folder / "latency.json").write_text(json.dumps(seconds))
+    return study
+
+
+# The table
+
+
+def test_every_arm_of_the_issue_has_its_seeds():
+    arms = load_study(ablate_noise.TABLE).arms
+    more, fewer = {"true_vt", "matched_noise", "sft"}, {"other_vt", "blank", "no_vt"}
+    fewer |= {"problem_copy", "drawn_vt", "answer_text"}
+    assert {name for name, arm in arms.items() if arm.seeds == 5} == more
+    assert {name for name, arm in arms.items() if arm.seeds == 3} == fewer
+
+
+def test_arms_differ_in_what_the_teacher_is_shown_alone(tmp_path):
+    study = study_in(tmp_path)
+    first = {run.arm: run.config for run in study.runs if run.number == 1}
+    for arm, config in first.items():
+        keys = set(differing(first["true_vt"], config)) - {"name"}
+        if arm == "sft":
+            assert config.sft.optimiser == first["true_vt"].visual_opsd.optimiser
+        else:
+            drawn = {k for k in keys if k.startswith("drawing")}
+            assert keys - drawn == ({"rollout.intervention"} if arm != "true_vt" else set())
+            assert config.rollout.intervention == arm
+            assert (arm == "drawn_vt") == bool(drawn)
+
+
+def test_stopped_early_a_study_has_whole_seeds(tmp_path):
+    numbers = [run.number for run in study_in(tmp_path, "study.max_seeds=5").runs]
+    assert numbers == sorted(numbers)
+    assert [numbers.count(number) for number in range(1, 6)] == [9, 9, 9, 3, 3]
+
+
+def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path):
+    (run,) = study_in(tmp_path).draws
+    assert run.name == "drawn_vt-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("trainer.max_steps=3", "trainer.max_steps: 600 -> 3"),
+        ("data.sizes=[3]", r"data.sizes: \[3, 4, 5, 6\] -> \[3\]"),
+        ("visual_opsd.optimiser.name=adamw", "optimiser: .*muon.* -> .*adamw"),
+    ],
+)
+def test_arm_on_other_terms_is_refused_with_the_difference(tmp_path, change, said):
+    config = load_study(ablate_noise.TABLE, [f"study.output_dir={tmp_path}"])
+    arm = replace(config.arms["blank"], changes=(*config.arms["blank"].changes, change))
+    with pytest.raises(ValueError, match=f"blank-1 is not comparable with true_vt-1: {said}"):
+        Study(replace(config, arms={**config.arms, "blank": arm})).check()
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("study.num_problem=3", "(?s)study.num_problem=3.*Did you mean.*'num_problems'"),
+        ("study.num_dosed=0", "study.num_dosed must be at least 1, got 0"),
+        ("trainer.max_step=3", "(?s)max_step.*Did you mean: 'max_steps'"),
+    ],
+)
+def test_mistyped_argument_is_named(argument, said):
+    with pytest.raises(ValueError, match=said):
+        ablate_noise.read([argument])
+
+
+def test_plan_of_the_7b_study_needs_neither_gpu_nor_files(tmp_path):
+    study, is_dry = ablate_noise.read(
+        ["RUN=thinkmorph_7b", "DRY=1", f"study.output_dir={tmp_path}", "study.max_seeds=1"]
+    )
+    console = Console(record=True, width=120)
+    ablate_noise.show_plan(study, console)
+    said = console.export_text()
+    assert is_dry
+    assert study.folder == tmp_path / "ablate-noise-thinkmorph_7b"
+    assert said.count("--nproc-per-node 8") == len(study.runs) == len(study.config.arms)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_of_another_study_is_refused(study):
+    other = study_in(study.folder.parent, "study.num_dosed=7")
+    with pytest.raises(ValueError, match="another study: num_dosed: 512 -> 7"):
+        other.claim()
+    Study.open(study.folder).claim()
+
+
+# Refused results
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"base_digest": "xyz"}, "blank-2 started from another base: xyz"),
+        ({"steps": 500}, "blank-2 has steps 500, and true_vt-1 has 600"),
+        ({"samples_a_step": 16}, "blank-2 has samples_a_step 16, and true_vt-1 has 32"),
+    ],
+)
+def test_result_on_other_terms_is_refused_with_the_difference(study, change, said):
+    put(study, "blank-2", "blank", **change)
+    with pytest.raises(ValueError, match=said):
+        Results(study)
+
+
+def test_other_problems_are_refused_by_name(study):
+    path = study.predictions("blank-1", "test", "text_only")
+    save_predictions(path, predictions(40, 20, "text_only", offset=1))
+    said = r"blank-1 answered other problems.*lacks \['maze_0'\] and has \['maze_40'\]"
+    with pytest.raises(ValueError, match=said):
+        Results(study)
+
+
+def test_fewer_answers_than_problems_are_refused(study):
+    path = study.predictions("blank-1", "test", "text_only")
+    save_predictions(path, load_predictions(path)[:-1])
+    with pytest.raises(ValueError, match=r"39 against 40; it lacks \['maze_39'\]"):
+        Results(study)
+
+
+def test_missing_predictions_are_refused_by_file(study):
+    path = study.predictions("blank-1", "test", "text_only")
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{path}: missing predictions of blank-1"):
+        Results(study)
+
+
+# Numbers
+
+
+def test_numbers_are_those_of_the_files(study):
+    summary = summarise(study)
+    arms = summary["arms"]
+    assert arms["true_vt"]["accuracy"]["value"] == 34 / 40
+    assert arms["true_vt"]["gain"]["value"] == pytest.approx(14 / 40)
+    assert arms["true_vt"]["closure"]["value"] == pytest.approx(0.6)
+    assert arms["true_vt"]["closure_by_seed"] == pytest.approx([0.6, 0.6])
+    assert arms["blank"]["dose"]["value"] == 0.5
+    assert summary["seeds"]["blank"] == [42, 43]
+    others = [arm for arm in arms if arm != "true_vt"]
+    raw = [mcnemar_exact(*{"sft": (0, 2), "answer_text": (0, 1)}.get(a, (14, 0))) for a in others]
+    assert [arms[arm]["p_holm"] for arm in others] == pytest.approx(holm(raw))
+    on_disk = json.loads((study.folder / "summary.json").read_text())
+    assert on_disk == json.loads(json.dumps(summary))
+    assert (study.folder / "arms.csv").read_text().count("\n") == 1 + len(arms)
+
+
+def test_more_seeds_on_one_side_alone_make_no_win(study):
+    """Five seeds agree less often than three: compared are as many seeds of either."""
+    for name, solved in {"true_vt-1": 20, "true_vt-2": 0, "blank-1": 20}.items():
+        path = study.predictions(name, "test", "text_only")
+        save_predictions(path, predictions(40, solved, "text_only"))
+    study.result("blank-2").unlink()
+    arm = summarise(study)["arms"]["blank"]
+    assert (arm["true_vt_wins"], arm["true_vt_losses"]) == (0, 0)
+
+
+def test_verdicts_follow_the_numbers(study):
+    def verdicts() -> dict[str, str]:
+        return {c["claim"]: c["verdict"] for c in summarise(study)["claims"]}
+
+    found = verdicts()
+    control = "what helps is what the VTs show: `true_vt` against `blank`"
+    assert found[control] == "supported"
+    assert found["the student passes text-only SFT"] == "not supported"
+    assert found["noise in place of the VTs changes nothing, on the shipped base"] == "supported"
+    second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
+    assert found[second] == "not measured"
+    assert found["the KL gap closes with true VTs and with nothing else: `true_vt`"] == "supported"
+    for number in (1, 2):
+        path = study.predictions(f"blank-{number}", "test", "text_only")
+        save_predictions(path, predictions(40, 33, "text_only"))
+    assert verdicts()[control] == "not supported"
+
+
+def test_the_map_says_who_is_ahead_cell_by_cell(study):
+    cells = {cell["question"]: cell for cell in summarise(study)["comparison"]}
+    assert cells["held-out mazes, text-only"]["decided_by"] is None or (
+        cells["held-out mazes, text-only"]["decided_by"] == "sft"
+    )
+    assert cells["held-out mazes, text-only"]["difference"]["value"] == pytest.approx(-2 / 40)
+    samples = cells["samples until 0.75 of the validation mazes"]
+    assert [v["value"] for v in samples["values"]] == pytest.approx([150 * 32, 150 * 32])
+    assert samples["decided_by"] is None
+
+
+def test_cost_is_read_off_the_curve_in_a_line():
+    curve = {"steps": [0, 100, 200], "values": [0.6, 0.7, 0.9]}
+    record = {"curve": curve, "samples_a_step": 32, "steps": 200, "cpu_seconds": 100.0}
+    assert cost_of(record, 0.75) == pytest.approx({"samples": 125 * 32, "cpu_seconds": 62.5})
+    assert cost_of(record, 0.95) == {"samples": None, "cpu_seconds": None}
+    assert cost_of({**record, "cpu_seconds": None}, 0.5) == {"samples": 0, "cpu_seconds": None}
+
+
+def test_speed_up_is_no_drawing_times_fewer_tokens():
+    seconds = {
+        "drawn_official": [0.8, 1.2],
+        "drawn_fast": [0.2, 0.2],
+        "base_text_only": [0.1, 0.1],
+        "student_text_only": [0.05, 0.15],
+    }
+    found = decompose(seconds, {"drawn": [40.0, 20.0], "student": [10.0, 20.0]}, seed=0)
+    assert found["whole"]["value"] == pytest.approx(10)
+    assert found["fewer_tokens"]["value"] == pytest.approx(2)
+    assert found["no_drawing"]["value"] == pytest.approx(5)
+
+
+def test_donor_is_another_problem_of_the_size(problems):
+    donors = donors_of(problems)
+    for problem, donor in zip(problems, donors, strict=True):
+        assert donor.category == problem.category
+        assert donor.problem_id != problem.problem_id
+
+
+# Running and reporting
+
+
+def job(folder: Path, name: str, command: str) -> Job:
+    """A process of Python that may write its result."""
+    path = folder / name
+    return Job(
+        command=("timeit", "-n1", "-r1", command),
+        log=folder / f"{name}.log",
+        is_finished=path.is_file,
+    )
+
+
+def test_what_fails_stops_no_other_and_what_is_done_is_not_done_again(tmp_path):
+    (tmp_path / "done").write_text("")
+    write = "open({!r}, 'w').close()"
+    jobs = {
+        "done": job(tmp_path, "done", "raise SystemExit('done again')"),
+        "fails": job(tmp_path, "fails", "raise SystemExit('on purpose')"),
+        "silent": job(tmp_path, "silent", "pass"),
+        "works": job(tmp_path, "works", write.format(str(tmp_path / "works"))),
+    }
+    failed = run_all(jobs, at_once=2, together="study")
+    assert failed == {n: tmp_path / f"{n}.log" for n in ("fails", "silent")}
+    assert "on purpose" in (tmp_path / "fails.log").read_text()
+    assert (tmp_path / "works").is_file()
+    assert not (tmp_path / "done.log").exists()
+
+
+def test_crashed_arm_is_listed_and_leaves_the_others_usable(study):
+    whole = summarise(study)
+    for number in (1, 2):
+        study.result(f"blank-{number}").unlink()
+    study.result("true_vt-2").unlink()
+    summary = summarise(study)
+    assert sorted(summary["missing"]) == ["blank-1", "blank-2", "true_vt-2"]
+    assert "blank" not in summary["arms"]
+    assert summary["arms"]["true_vt"]["num_seeds"] == 1
+    assert summary["arms"]["sft"]["gain"] == whole["arms"]["sft"]["gain"]
+    verdicts = {c["claim"]: c["verdict"] for c in summary["claims"]}
+    assert verdicts["what helps is what the VTs show: `true_vt` against `blank`"] == "not measured"
+    assert "**Missing**: `true_vt-2`, `blank-1`, `blank-2`" in write_report(
+        study, summary
+    ).read_text().replace("`blank-1`, `true_vt-2`", "`true_vt-2`, `blank-1`")
+
+
+def test_study_without_any_result_says_where_the_logs_are(tmp_path):
+    study = study_in(tmp_path)
+    study.claim()
+    with pytest.raises(ValueError, match=r"has no result of base: see .*logs"):
+        summarise(study)
+
+
+def test_html_holds_its_figures_and_its_tables(study):
+    path = write_report(study, summarise(study))
+    page = path.with_suffix(".html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert '.png"' not in page
+    assert page.count("<table>") == path.read_text().count("| --- |") or page.count("<table>") >= 5
+    assert "conditional on this base" in page.lower()
+
+
+@pytest.mark.slow
+def test_quick_study_runs_every_arm_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("VISUAL_OPSD_CACHE", str(tmp_path / "cache"))
+    arguments = ["QUICK=1", f"study.output_dir={tmp_path}", "study.max_seeds=1"]
+    monkeypatch.setattr(sys, "argv", ["ablate_noise", *arguments])
+    ablate_noise.main()
+    folder = tmp_path / "ablate-noise-quick"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["missing"] == []
+    assert set(summary["arms"]) == set(load_study(ablate_noise.TABLE).arms)
+    assert (folder / "report.html").stat().st_size > 100_000
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("results/*.json")}
+    ablate_noise.main()
+    assert {path: path.stat().st_mtime_ns for path in written} == written
