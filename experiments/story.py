@@ -6,7 +6,7 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
