@@ -7,7 +7,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import ThinkMorphFolder
 from experiments import attention_figures, build
 from experiments.answer import is_tiny
-from experiments.evaluation import FAST_DRAWING, GREEDY
-from experiments.figures import save_figure
-from experiments.looking import (
+from experiments.attending import (
     CUTS,
     TARGETS,
     Reasoned,
@@ -33,7 +31,10 @@ from experiments.looking import (
     shares,
     teachers_view,
 )
-from experiments.report import percent
+from experiments.evaluation import FAST_DRAWING, GREEDY
+from experiments.figures import save_figure
+from experiments.files import write
+from experiments.report import difference, percent, words
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.answers import score_maze
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL, read_maze_pixels
@@ -47,6 +48,7 @@ from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.statistics import Estimate, bootstrap_ratio, paired_bootstrap_difference, wilson
 
 INTERVENTIONS = ("true_vt", "matched_noise", "patch_shuffled", "no_vt")
+SUMMARY = "summary.json"
 RESAMPLES = 2000
 """For each of a few hundred intervals."""
 
@@ -133,18 +135,19 @@ def by_layer(found: Shares, seed: int) -> dict[str, Any]:
 
     ``per_token`` is a share divided by the target's own tokens: a large picture is no weight there.
     """
-    num_tokens = found.num_tokens.double()
-    given = found.given.double()
+    num_tokens = found.num_tokens
+    weight = (num_tokens / num_tokens.sum())[:, None, None, None]
+    by_head, per_token = ((weight * x).sum(dim=0) for x in (found.share, found.per_token))
+    sums = found.share.mean(dim=2) * num_tokens[:, None, None]  # over heads
     result: dict[str, Any] = {"texts": len(num_tokens), "tokens": int(num_tokens.sum())}
     for target, name in enumerate(TARGETS):
-        of_layers = given[..., target].mean(dim=1)  # over heads
-        per_token = of_layers / found.num_keys[:, target].clamp(min=1)
         result[name] = {
             "by_layer": [
-                bootstrap_ratio(layer, num_tokens, seed, RESAMPLES).as_dict() for layer in of_layers
+                bootstrap_ratio(layer, num_tokens, seed, RESAMPLES).as_dict()
+                for layer in sums[..., target].T
             ],
-            "per_token_by_layer": (per_token.sum(dim=1) / num_tokens.sum()).tolist(),
-            "by_head": (given[..., target].sum(dim=2) / num_tokens.sum()).tolist(),
+            "per_token_by_layer": per_token[..., target].mean(dim=1).tolist(),
+            "by_head": by_head[..., target].tolist(),
         }
     return result
 
@@ -205,54 +208,58 @@ def main(command: Sequence[str] | None = None) -> None:
     add("--model", type=Path, default=TINY_BASE, help="checkpoint folder (default: %(default)s)")
     add("--data", type=Path, help="a ThinkMorph folder; left out: held-out mazes")
     add("--problems", type=int, default=256, help="how many (default: %(default)s)")
+    add("--max-tokens", type=int, default=64, help="of every text; 1024 for 7B")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("runs/attention"))
     arguments = parser.parse_args(command)
-    console = Console()
     try:
-        path = run(
-            arguments.model, arguments.data, arguments.problems, arguments.out, arguments.seed
+        model, tokenizer, texts, config = prepare(
+            arguments.model,
+            arguments.data,
+            arguments.problems,
+            max_tokens=arguments.max_tokens,
+            seed=arguments.seed,
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
-    show(json.loads(path.read_text()), console)
-    console.print(f"summary: {path}")
-
-
-def run(folder: Path, data: Path | None, num_problems: int, out: Path, seed: int) -> Path:
-    """Measure, save, draw; the summary's path."""
-    model, tokenizer, texts, config = prepare(folder, data, num_problems, seed)
-    made = {"model": str(folder), "model_digest": build.digest(folder), "commit": build.commit()}
-    summary = {**made, "seed": seed, **measure(model, tokenizer, texts, config)}
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "summary.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(path)
+    made = {
+        "model": str(arguments.model),
+        "model_digest": build.digest(arguments.model),
+        "commit": build.commit(),
+        "seed": arguments.seed,
+    }
+    summary = {**made, **measure(model, tokenizer, texts, config)}
+    path = write(arguments.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
     for name, draw in attention_figures.FIGURES.items():
-        save_figure(draw(summary), out / name)
-    return path
+        save_figure(draw(summary), arguments.out / name)
+    console = Console()
+    show(summary, console)
+    console.print(f"summary: {path}", soft_wrap=True)
 
 
 def prepare(
-    folder: Path, data: Path | None, num_problems: int, seed: int
+    folder: Path, data: Path | None, num_problems: int, *, max_tokens: int = 64, seed: int = 0
 ) -> tuple[BagelModel, Tokenizer, Texts, LookingConfig]:
     """A model, and texts of its own to look into."""
     model, tokenizer = checkpoints.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
-    # The tiny model draws as well in eight plain steps as by the official protocol.
-    drawing = FAST_DRAWING if is_tiny(model.config) else Drawing()
-    config = LookingConfig(seed=seed, drawing=drawing)
     problems = problems_for(model.config, data, num_problems)
+    config = LookingConfig(
+        sampling=replace(GREEDY, max_tokens=max_tokens),
+        trajectories=Sampling(max_tokens=max_tokens),
+        # The tiny model draws as well in eight plain steps as by the official protocol.
+        drawing=FAST_DRAWING if is_tiny(model.config) else Drawing(),
+        seed=seed,
+    )
     return model, tokenizer, write_texts(model.eval(), tokenizer, problems, config), config
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
-    """What :func:`run` wrote.
+    """What the command wrote.
 
     Raises:
         FileNotFoundError: It did not; says what makes it.
     """
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: make it with python -m experiments.attention --out {folder}"
@@ -277,6 +284,39 @@ def show(summary: dict[str, Any], console: Console) -> None:
             cells = [kind, cut, nats, percent(solved, with_interval=True)]
             table.add_row(*(cell.replace("_", " ").replace("[", r"\[") for cell in cells))
     console.print(table)
+
+
+def seen(summary: dict[str, Any]) -> str:
+    """What the numbers say, in Markdown: shares where they are highest, and what hiding does."""
+    after, completion = summary["shares"]["thought_after"], summary["shares"]["completion"]
+    before = summary["shares"]["thought_before"]["drawn_vt"]
+    lines = [
+        f"The thought before a drawing gives the problem image {_highest(before, 'problem_image')};"
+        f" the text after it gives the drawing {_highest(after['drawn_vt'], 'visual_thought')} and"
+        f" the problem image {_highest(after['drawn_vt'], 'problem_image')}.",
+        "A completion behind the teacher's context gives the visual thought "
+        + ", ".join(
+            f"{_highest(found, 'visual_thought')} where it is `{name}`"
+            for name, found in completion.items()
+            if name != "no_vt"
+        )
+        + ": a share says that a picture is looked at, not that its content is used.",
+    ]
+    for text, found in summary["knock_out"].items():
+        nats = words(Estimate(**found["kl"]["all_behind"]), "nats")
+        line = f"Hidden from a {text.replace('_', ' ')}, `{found['shown']}` moves the next token by"
+        line += f" {nats} nats a token"
+        if "solved" in found:
+            less = difference(Estimate(**found["solved_less_shown"]["all_behind"]))
+            line += f", and accuracy by {less}"
+        lines.append(line + ".")
+    made = f"{summary['problems']} problems, 95 % intervals over them; shares in the highest layer."
+    return "\n".join(f"- {line}" for line in (*lines, made))
+
+
+def _highest(found: dict[str, Any], target: str) -> str:
+    """The share of a target in the layer that gives it most."""
+    return words(Estimate(**max(found[target]["by_layer"], key=lambda x: x["value"])), "share")
 
 
 def _at_highest(layers: Sequence[dict[str, float]]) -> str:

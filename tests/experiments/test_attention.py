@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from experiments import attention, attention_figures
-from experiments.attention import LookingConfig, load_summary, measure, write_texts
-from experiments.looking import (
+from experiments.attending import (
     CUTS,
     TARGETS,
     Written,
@@ -17,6 +16,7 @@ from experiments.looking import (
     shares,
     with_thoughts,
 )
+from experiments.attention import LookingConfig, load_summary, measure, seen, write_texts
 from experiments.schema import TINY_BASE
 from visual_opsd.contexts import (
     IMAGE_START,
@@ -68,20 +68,23 @@ def test_every_bit_of_attention_goes_to_one_target(loaded, problems):
     model, tokenizer = loaded
     written = behind_teacher(problems[:3], tokenizer)
     found = shares(model, written, "true_vt")
-    assert found.given.shape == (2, 4, 3, len(TARGETS))
-    for index, text in enumerate(written):
+    assert found.share.shape == (3, 2, 4, len(TARGETS))
+    for text, share, per_token, num_tokens in zip(
+        written, found.share, found.per_token, found.num_tokens, strict=True
+    ):
         # system prompt, problem, question, intro, visual thought, transition, the text itself
-        columns = model.attention([text.contexts["true_vt"]], [text.ids], by_head=True).sum(dim=2)
+        context = text.contexts["true_vt"]
+        columns = model.attention([context], [text.ids], by_head=True).mean(dim=2).double()
         others = columns[..., [0, 2, 3, 5]].sum(dim=-1)
         expected = torch.stack([columns[..., 1], columns[..., 4], others, columns[..., 6]], dim=-1)
-        torch.testing.assert_close(found.given[:, :, index], expected, atol=1e-4, rtol=0)
-        problem, thought, *_, own = found.num_keys[index].tolist()
-        assert problem == thought == model.segment_lengths(text.contexts["true_vt"])[1]
-        assert own == found.num_tokens[index] == len(text.ids)
-    without = shares(model, written, "no_vt")
-    assert not without.given[..., TARGETS.index("visual_thought")].any()
-    totals = without.given.sum(dim=-1)
-    torch.testing.assert_close(totals, found.num_tokens.expand_as(totals).float())
+        torch.testing.assert_close(share, expected, atol=1e-5, rtol=0)
+        assert num_tokens == len(text.ids)
+        sizes = model.segment_lengths(context)
+        for target, size in ((0, sizes[1]), (1, sizes[4]), (3, len(text.ids))):
+            torch.testing.assert_close(per_token[..., target] * size, share[..., target])
+    without = shares(model, written, "no_vt").share
+    assert not without[..., TARGETS.index("visual_thought")].any()
+    torch.testing.assert_close(without.sum(dim=-1), torch.ones(3, 2, 4).double())
 
 
 def test_interleaved_reasoning_is_cut_where_the_drawing_stands(texts, problems, loaded):
@@ -180,6 +183,9 @@ def test_a_summary_holds_all_that_its_figures_show(loaded, texts):
         assert set(cut["solved"]) == set(CUTS)
     for name, draw in attention_figures.FIGURES.items():
         assert draw(summary).axes, name
+    told = seen(summary)
+    kl = summary["knock_out"]["completion"]["kl"]["all_behind"]["value"]
+    assert f"moves the next token by {kl:.3f}" in told
     layers = attention_figures.by_layer(summary).axes[0].get_lines()
     expected = [
         100 * x["value"] for x in views["thought_before"]["drawn_vt"]["problem_image"]["by_layer"]
@@ -187,15 +193,15 @@ def test_a_summary_holds_all_that_its_figures_show(loaded, texts):
     assert layers[0].get_ydata() == pytest.approx(expected)
 
 
-def test_one_command_writes_summary_and_figures(tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_one_command_writes_summary_and_figures(tmp_path, capsys):
     """The shipped base: it draws for these mazes, and answers."""
-    drawn = {"by_layer": attention_figures.by_layer}  # saving takes a second a figure
-    monkeypatch.setattr(attention_figures, "FIGURES", drawn)
     attention.main(["--problems", "2", "--out", str(tmp_path)])
     assert load_summary(tmp_path)["problems"] == 2
-    for suffix in (".png", ".pdf"):
-        assert (tmp_path / f"by_layer{suffix}").stat().st_size > 1000
-    assert "visual thought" in capsys.readouterr().out
+    for name in attention_figures.FIGURES:
+        for suffix in (".png", ".pdf"):
+            assert (tmp_path / f"{name}{suffix}").stat().st_size > 1000
+    assert str(tmp_path / "summary.json") in capsys.readouterr().out
 
 
 def test_a_missing_summary_names_its_command(tmp_path):

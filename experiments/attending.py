@@ -29,6 +29,7 @@ from visual_opsd.contexts import (
 )
 from visual_opsd.interventions import intervene
 from visual_opsd.losses.divergence import kl_divergence_per_token
+from visual_opsd.metrics.attention_share import AttentionShare
 from visual_opsd.models.bagel.observing import attention_to_image
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.answering import in_batches
@@ -174,40 +175,47 @@ def with_thoughts(context: Context, thoughts: Sequence[Image]) -> Context:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shares:
-    """What the tokens of some texts give to each of ``TARGETS``."""
+    """What the tokens of texts give to each of ``TARGETS``, a mean a text."""
 
-    given: Float[Tensor, "layers heads texts targets"]
-    """Shares of attention, added up over a text's tokens."""
+    share: Float[Tensor, "texts layers heads targets"]
+    per_token: Float[Tensor, "texts layers heads targets"]
+    """Divided by the target's tokens: a picture's patches, latents and marks."""
     num_tokens: Int[Tensor, " texts"]
-    num_keys: Int[Tensor, "texts targets"]
-    """Tokens of a target: a picture's patches, latents and marks; of the text at hand, all."""
 
 
 def shares(model: Any, written: Sequence[Written], name: str) -> Shares:
     """What texts look at behind the context that the intervention ``name`` shows."""
-    own = TARGETS.index("itself")
 
-    def look(batch: list[Written]) -> list[tuple[Tensor, Tensor]]:
+    def look(batch: list[Written]) -> list[dict[str, Tensor]]:
         contexts, ids = [text.contexts[name] for text in batch], [text.ids for text in batch]
         rows = model.attention(contexts, ids, by_head=True).split([len(row) for row in ids], dim=2)
         found = []
-        for row, context in zip(rows, contexts, strict=True):
-            targets = torch.tensor([*map(_target, context), own])
-            keys = torch.tensor([*model.segment_lengths(context), row.shape[2]])
-            mass = torch.cat([row[..., : len(context)], row[..., -1:]], dim=-1).sum(dim=2).cpu()
-            given = torch.zeros(*mass.shape[:2], len(TARGETS)).index_add(2, targets, mass)
-            found.append((given, torch.zeros(len(TARGETS)).long().index_add(0, targets, keys)))
+        for context, row in zip(contexts, rows, strict=True):
+            num_layers, num_heads, num_tokens = row.shape[:3]
+            metric = AttentionShare(num_layers * num_heads, ["text"], TARGETS)
+            metric.update(
+                torch.cat([row[..., : len(context)], row[..., -1:]], dim=-1).flatten(0, 1).cpu(),
+                [*map(_target, context), "itself"],
+                torch.tensor([[*model.segment_lengths(context), num_tokens]]),
+                torch.tensor([num_tokens]),
+                torch.zeros(num_tokens, dtype=torch.long),
+            )
+            shape = (num_layers, num_heads, len(TARGETS))
+            found.append({key: x.view(shape) for key, x in metric.compute().items()})
         return found
 
-    given, num_keys = zip(*in_turn(written, look), strict=True)
-    num_tokens = torch.tensor([len(text.ids) for text in written])
-    return Shares(torch.stack(given, dim=2), num_tokens, torch.stack(num_keys))
+    found = in_turn(written, look)
+    return Shares(
+        torch.stack([text["share"] for text in found]),
+        torch.stack([text["per_token"] for text in found]),
+        torch.tensor([len(text.ids) for text in written]),
+    )
 
 
-def _target(segment: Text | Image) -> int:
+def _target(segment: Text | Image) -> str:
     if isinstance(segment, Text):
-        return TARGETS.index("text")
-    return TARGETS.index(segment.role.value.replace("problem", "problem_image"))
+        return "text"
+    return "problem_image" if segment.role is Role.PROBLEM else "visual_thought"
 
 
 def over_pictures(
