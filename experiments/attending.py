@@ -219,18 +219,18 @@ def _target(segment: Text | Image) -> str:
 
 
 def over_pictures(
-    model: Any, text: Written, name: str, layer: int, head: int | None = None
+    model: Any, text: Written, name: str, layer: int
 ) -> tuple[list[Image], list[Float[Tensor, "rows columns"]]]:
-    """The pictures of a text's context, and what a token of the text gives to each of their cells.
+    """The pictures of a text's context, and what its tokens give to each of their cells.
 
-    In one layer; of one head, or the mean over all.
+    In one layer, the mean over tokens and heads.
     """
     context = text.contexts[name]
     segments = [index for index, part in enumerate(context) if isinstance(part, Image)]
-    masses = []
-    for segment in segments:
-        cells = attention_to_image(model, context, text.ids, segment, by_head=True)[layer]
-        masses.append((cells.mean(dim=0) if head is None else cells[head]).mean(dim=0).cpu())
+    masses = [
+        attention_to_image(model, context, text.ids, segment)[layer].mean(dim=0).cpu()
+        for segment in segments
+    ]
     return [part for part in context if isinstance(part, Image)], masses
 
 
