@@ -94,7 +94,7 @@ bench: $(STAMP)  ## What batching and the step cache save; runs/bench/summary.js
 	$(PY) -m experiments.bench $(SET)
 
 notebooks: $(LOOK)  ## Start JupyterLab on notebooks/
-	$(VENV)/bin/jupyter lab --notebook-dir=notebooks
+	$(VENV)/bin/jupyter lab notebooks
 
 test-notebooks: $(LOOK)  ## Execute the notebooks, and look at one through a browser (QUICK=1: the part for CI)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "notebooks $(if $(QUICK),and not slow)" tests/notebooks

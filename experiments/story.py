@@ -231,7 +231,9 @@ class Story:
         def measure() -> dict[str, Any]:
             gap = self.gap("base")
             means = np.array(gap["fixed_sums"][:among]) / np.array(gap["fixed_lengths"][:among])
-            return self.token_rows([self.problems[index] for index in np.argsort(-means)[:num_shown]])
+            return self.token_rows(
+                [self.problems[index] for index in np.argsort(-means)[:num_shown]]
+            )
 
         return self._kept("strip.json", measure)
 

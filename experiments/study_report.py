@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import markdown
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from experiments.study_claims import CONTENT_FREE
 from experiments.study_results import SFT, TRUE
 from visual_opsd.statistics import Estimate
 
+_ACCURACY, _CLOSURE = "text-only accuracy", "share of the KL gap closed"
 STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-size:14px;margin:1rem 0}"
@@ -259,23 +261,12 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
 def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
     """Draw and save; captions by file name."""
     arms, base = summary["arms"], summary["base"][BASE]
-    accuracy, closure = "text-only accuracy", "share of the KL gap closed"
-    panels = {
-        accuracy: [spread(name, arm, "accuracy") for name, arm in arms.items()],
-        closure: [spread(name, arm, "closure") for name, arm in arms.items()],
-    }
-    level = base["text_only"]["value"]
-    figures.save_figure(figures.spreads(panels, {accuracy: level, closure: 0}), study.folder / "arms")
-    dosed = {n: a["dose"]["value"] for n, a in arms.items() if a["dose"] and a["base"] == BASE}
-    responses = {
-        title: [row for row in rows if row.name in dosed] for title, rows in panels.items()
-    }
+    figures.save_figure(draw_arms(summary), study.folder / "arms")
     captions = {
         "arms": "Bars: 95 % intervals over seeds and problems; points: seeds. Dashed: the base.",
     }
-    if dosed:
-        figure = figures.dose_response(dosed, responses, level)
-        figures.save_figure(figure, study.folder / "dose_response")
+    if doses(summary):
+        figures.save_figure(draw_doses(summary), study.folder / "dose_response")
         captions["dose_response"] = (
             "Dose and response: how well the base answers with in sight what an arm's teacher is "
             "shown, against what the student has learnt. Points: seeds."
@@ -291,6 +282,36 @@ def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
     figures.save_figure(figure, study.folder / "curves")
     captions["curves"] = "First seeds. Left: validation mazes, text only, greedy. Right: the loss."
     return captions
+
+
+def draw_arms(summary: dict[str, Any]) -> Figure:
+    """Accuracy and closure of every arm, with its seeds."""
+    levels = {_ACCURACY: summary["base"][BASE]["text_only"]["value"], _CLOSURE: 0}
+    return figures.spreads(_panels(summary), levels)
+
+
+def draw_doses(summary: dict[str, Any]) -> Figure:
+    """What an arm's teacher is shown, against what its student has learnt."""
+    dosed = doses(summary)
+    responses = {
+        title: [row for row in rows if row.name in dosed]
+        for title, rows in _panels(summary).items()
+    }
+    return figures.dose_response(dosed, responses, summary["base"][BASE]["text_only"]["value"])
+
+
+def doses(summary: dict[str, Any]) -> dict[str, float]:
+    """Accuracy of the base with that in sight, for the arms where it was measured."""
+    arms = summary["arms"].items()
+    return {n: a["dose"]["value"] for n, a in arms if a["dose"] and a["base"] == BASE}
+
+
+def _panels(summary: dict[str, Any]) -> dict[str, list[Spread]]:
+    arms = summary["arms"].items()
+    return {
+        _ACCURACY: [spread(name, arm, "accuracy") for name, arm in arms],
+        _CLOSURE: [spread(name, arm, "closure") for name, arm in arms],
+    }
 
 
 def spread(name: str, arm: dict[str, Any], key: str) -> Spread:
