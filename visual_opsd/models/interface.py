@@ -73,12 +73,17 @@ class Drawing:
     """False evaluates the guidance branches one after another, as the official code does."""
     step_cache: StepCache | None = None
     """None evaluates every step, as the official protocol does."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; None takes the last image's. Text to image needs it: BAGEL's is
+    1024 x 1024."""
 
     def __post_init__(self) -> None:
         if self.num_timesteps < 2:
             raise ValueError(f"num_timesteps must be >= 2, got {self.num_timesteps}")
         if self.timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be > 0, got {self.timestep_shift}")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size must be at least 1 x 1 pixels, got {self.size}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

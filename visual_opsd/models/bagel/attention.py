@@ -46,7 +46,7 @@ class Visibility:
     kept: Int[Tensor, " batch"] | None = None
     """Keys a row keeps in the cache; None without a cache."""
     longest: int = 0
-    """The largest of ``kept``: there are ``longest + time`` keys."""
+    """The largest of ``kept``, or more: there are ``longest + time`` keys."""
     seen_until: Int[Tensor, "batch time"] | None = None
     """The last split that may look at a key; None where nothing was knocked out."""
 

@@ -122,8 +122,12 @@ class KeyValueCache:
     part of the row. What is not kept (a velocity at some time of the flow) is overwritten next.
     """
 
-    def __init__(self, config: DecoderConfig, like: Tensor, batch: int, capacity: int) -> None:
-        """Room for ``capacity`` tokens a row."""
+    def __init__(
+        self, config: DecoderConfig, like: Tensor, batch: int, capacity: int, multiple: int = 1
+    ) -> None:
+        """Room for ``capacity`` tokens a row; keys come in whole ``multiple``s, see ``Canvas``."""
+        self.multiple = multiple
+        capacity = -(-capacity // multiple) * multiple
         shape = (batch, capacity, config.num_key_value_heads, config.head_dim)
         self.keys = [like.new_zeros(shape) for _ in range(config.num_layers)]
         self.values = [like.new_zeros(shape) for _ in range(config.num_layers)]
@@ -135,9 +139,13 @@ class KeyValueCache:
         self._places: Int[Tensor, "batch time"] | None = None
         """Where the next tokens go, in [batch * capacity]; the same for all layers."""
 
+    def num_keys(self, num_new: int) -> int:
+        """How many keys come back with ``num_new`` tokens a row; the last may be nobody's."""
+        return -(-(self.longest + num_new) // self.multiple) * self.multiple
+
     def reserve(self, num_new: int) -> None:
         """Make sure that ``num_new`` tokens a row fit."""
-        missing = self.longest + num_new - self.keys[0].shape[1]
+        missing = self.num_keys(num_new) - self.keys[0].shape[1]
         if missing > 0:
             self.keys = [F.pad(keys, (0, 0, 0, 0, 0, missing)) for keys in self.keys]
             self.values = [F.pad(values, (0, 0, 0, 0, 0, missing)) for values in self.values]
@@ -155,7 +163,7 @@ class KeyValueCache:
         places, dtype = self._places.flatten(), self.keys[layer].dtype
         self.keys[layer].flatten(0, 1).index_copy_(0, places, keys.flatten(0, 1).to(dtype))
         self.values[layer].flatten(0, 1).index_copy_(0, places, values.flatten(0, 1).to(dtype))
-        end = self.longest + time
+        end = self.num_keys(time)
         return self.keys[layer][:, :end], self.values[layer][:, :end]
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:

@@ -223,7 +223,7 @@ def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list
             last = {None: NEVER_HIDDEN, "all_behind": end, "completion": ends[-1]}
             until = last[segment.hidden_from]
             row.extend(replace(block, segment=index, seen_until=until) for block in part)
-        rows.append(row)
+        rows.append(row or [Block(Mode.CAUSAL, advance=0)])
     return rows, images
 
 
