@@ -20,7 +20,7 @@ RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap attention draw-thoughts bench notebooks test-notebooks gallery test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap attention draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -89,6 +89,9 @@ attention: $(STAMP)  ## Where thoughts look, and what hiding a VT does: MODEL=fo
 
 draw-thoughts: $(STAMP)  ## Fill the cache of drawn visual thoughts for RUN=
 	$(PY) -m experiments.draw_thoughts "experiments/$(RUN).yaml" $(OF) $(SET)
+
+own-answers: $(STAMP)  ## The start weights' own drawn answers to RUN='s problems, for SFT without labels
+	$(PY) -m experiments.own_answers "experiments/$(RUN).yaml" $(OF) $(SET)
 
 bench: $(STAMP)  ## What batching and the step cache save; runs/bench/summary.json
 	$(PY) -m experiments.bench $(SET)

@@ -17,15 +17,20 @@ class Probe(L.Callback):
         measure: Callable[[Any], dict[str, float]],
         every: int,
         memory: WeightMemory | None = None,
+        *,
+        of_teacher: bool = False,
     ) -> None:
         """``measure`` brings its own seeds, ``memory`` the weights to look at (default: the last).
 
-        Global random state is put back.
+        ``of_teacher`` looks at the teacher's instead. Global random state is put back.
         """
         self.measure = measure
         self.every = every
         self.memory = memory or WeightMemory(0.0)
+        self.of_teacher = of_teacher
         self.found: dict[str, float] = {}
+        self.looked_at: int | None = None
+        """Step of the last look."""
         self._last_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -43,12 +48,14 @@ class Probe(L.Callback):
 
     @torch.no_grad()
     def _look(self, trainer: L.Trainer, pl_module: Any) -> None:
+        memory = pl_module.teacher if self.of_teacher else self.memory
         with (
-            self.memory.recalled(pl_module.model),
+            memory.recalled(pl_module.model),
             pl_module.rollout_weights() as model,
             torch.random.fork_rng(devices=[]),
         ):
             self.found = self.measure(model)
+        self.looked_at = trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics(self.found, step=trainer.global_step)
             logger.save()

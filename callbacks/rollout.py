@@ -1,15 +1,21 @@
 """Before every step: the student answers, and the teacher gets its visual thoughts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
 
-from visual_opsd.contexts import Encode, ProblemBatch
+from visual_opsd.contexts import Encode, Problem, ProblemBatch
 from visual_opsd.interventions import intervention
 from visual_opsd.models.interface import Completions, Sampling
-from visual_opsd.rollouts.trajectories import Rollout, sample_trajectories, show
+from visual_opsd.rollouts.trajectories import (
+    Rollout,
+    gold_trajectories,
+    sample_trajectories,
+    show,
+)
 from visual_opsd.rollouts.visual_thoughts import Illustrator
 from visual_opsd.seeds import row_seed
 
@@ -21,10 +27,22 @@ class RolloutConfig:
     sampling: Sampling = Sampling()
     intervention: str = "true_vt"
     """What the visual thoughts are replaced by: a name of ``visual_opsd.interventions``."""
+    policy: Literal["student", "start", "gold"] = "student"
+    """Whose completions are scored: the student's own (on-policy); off-policy, what the start
+    weights once answered, always the same for a problem; or the data set's solutions."""
+    num_drawings: int = 1
+    """Drawings of ``drawn_vt`` a problem, each of its own seed, which the teacher sees in turn."""
     seed: int | None = None
     """None: the run's."""
 
     def __post_init__(self) -> None:
+        if self.num_drawings < 1:
+            raise ValueError(f"num_drawings must be at least 1, got {self.num_drawings}")
+        if self.num_drawings > 1 and self.intervention != "drawn_vt":
+            raise ValueError(
+                f"num_drawings {self.num_drawings} is for drawn_vt; {self.intervention} has one "
+                "picture a problem"
+            )
         intervention(self.intervention)  # an unknown name is an error here, not in a step
 
 
@@ -54,19 +72,34 @@ class RolloutCallback(L.Callback):
         step = (config.seed, trainer.global_step, batch_idx)
         seeds = [row_seed(*step, problem.problem_id) for problem in problems]
         phase = trainer.profiler.profile  # type: ignore[attr-defined]
-        with phase("sampling"), pl_module.rollout_weights() as model:
-            completions = sample_trajectories(model, problems, self.encode, config.sampling, seeds)
+        with phase("sampling"):
+            completions = self._completions(pl_module, problems, seeds)
+        views = [problems]
         if config.intervention == "drawn_vt" and self.illustrator is not None:
             with phase("drawing"):
-                problems = self.illustrator.illustrate(problems)
-        batch.rollout = Rollout(
-            completions, show(config.intervention, problems, batch.donors, seeds)
-        )
+                views = [
+                    self.illustrator.illustrate(problems, k) for k in range(config.num_drawings)
+                ]
+        shown, *others = (show(config.intervention, v, batch.donors, seeds) for v in views)
+        batch.rollout = Rollout(completions, shown, tuple(others))
         pl_module.log_dict(
             {f"rollout/{name}": value for name, value in described(completions).items()},
             batch_size=len(problems),
             sync_dist=True,
         )
+
+    def _completions(
+        self, pl_module: Any, problems: Sequence[Problem], seeds: Sequence[int]
+    ) -> Completions:
+        """What the student is scored on; off-policy, nothing of it depends on the step."""
+        policy, sampling = self.config.policy, self.config.sampling
+        if policy == "gold":
+            end = pl_module.model.end
+            return gold_trajectories(problems, self.encode, end, sampling.max_tokens)
+        if policy == "start":
+            seeds = [row_seed(self.config.seed, "start", p.problem_id) for p in problems]
+        with pl_module.rollout_weights(policy) as model:
+            return sample_trajectories(model, problems, self.encode, sampling, seeds)
 
 
 def described(completions: Completions) -> dict[str, float]:

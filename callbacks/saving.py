@@ -73,7 +73,8 @@ class SavePoints(Checkpoint):
             return
         self._last_step = step
         asked = trainer.strategy.reduce_boolean_decision(self.is_told_to_leave, all=False)
-        if asked or step % self.every == 0 or step == trainer.max_steps:
+        is_last = step == trainer.max_steps or trainer.should_stop
+        if asked or step % self.every == 0 or is_last:
             self.save(trainer, pl_module)
         if asked and step < trainer.max_steps:
             if not self.is_full:

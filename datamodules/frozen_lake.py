@@ -6,7 +6,7 @@ canonical form, so no maze, rotation or mirror image is in two splits whatever t
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -29,12 +29,16 @@ from visual_opsd.benchmarks.mazes import (
     best_constant,
     distances,
     vertical_then_horizontal,
+    wrong_path,
 )
 from visual_opsd.contexts import Image, Problem, Role
 
 Split = Literal["train", "validation", "test", "hard"]
 """``hard`` is the part of ``test`` where holes force a detour."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test", "hard")
+Donors = Literal["same", "other", "any", "wrong"]
+"""Whose visual thoughts controls may show: another problem's, of the same category (the size of a
+maze, the task of another row), of another one or of any; or the problem's own, wrongly solved."""
 HARD_MIN_DETOUR = 2
 VSP_KEYS_PATH = Path(__file__).parent / "resources" / "vsp_keys.txt"
 
@@ -159,32 +163,50 @@ def maze_problem(
     )
 
 
+def wrongly_solved(problem: Problem, maze: Maze) -> Problem:
+    """The problem with a wrong path for its answer and visual thought, by the same painter."""
+    moves = wrong_path(maze)
+    drawn = to_pixels(reduced_visual_thought(maze, moves))
+    return replace(
+        problem,
+        answer=",".join(moves),
+        visual_thoughts=(Image(drawn, role=Role.VISUAL_THOUGHT),),
+    )
+
+
 def donor_index(
-    settings: MazeSettings, split: Split, index: int, num_problems: int | None = None
+    settings: MazeSettings,
+    split: Split,
+    index: int,
+    num_problems: int | None = None,
+    kind: Donors = "same",
 ) -> int:
-    """Another index with a maze of the same size, for controls that swap visual thoughts.
+    """Another index with another maze, for controls that swap visual thoughts.
 
     Args:
         settings: Of the problems and their donors.
         split: Of the problems and their donors.
         index: Whose donor is wanted.
         num_problems: The donor's index is below it; None for no bound.
+        kind: Of the same size, of another one, or of any.
 
     Raises:
-        ValueError: No other maze of that size is below the bound.
+        ValueError: No other maze of that kind is below the bound.
     """
-    stride = len(settings.sizes)
+    stride = len(settings.sizes) if kind == "same" else 1
     first = index % stride
     count = 2**20 if num_problems is None else len(range(first, num_problems, stride))
     rng = _rng(settings, split, index, _DONOR)
     own = generate(settings, split, index)
     for _ in range(64):
         candidate = first + stride * int(rng.integers(max(count, 1)))
+        if kind == "other" and size_of(settings, candidate) == own.size:
+            continue
         if candidate != index and generate(settings, split, candidate) != own:
             return candidate
     raise ValueError(
-        f"no other maze of size {size_of(settings, index)} among {num_problems} problems of split "
-        f"{split!r}; a donor needs at least {2 * stride}"
+        f"no donor (data.donors={kind}) for a maze of size {own.size} among {num_problems} "
+        f"problems of sizes {settings.sizes} in split {split!r}"
     )
 
 

@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 
 from datamodules.frozen_lake import (
+    Donors,
     MazeSettings,
     Split,
     donor_index,
@@ -19,6 +20,7 @@ from datamodules.frozen_lake import (
     problem_id,
     size_of,
     words_rng,
+    wrongly_solved,
 )
 from datamodules.thinkmorph import ThinkMorphFolder
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
@@ -37,8 +39,8 @@ class ProblemSource(Protocol):
         """The problem at ``index``, always the same."""
         ...
 
-    def donor(self, index: int) -> int:
-        """The index of another problem of the same size."""
+    def donor(self, index: int, kind: Donors) -> Problem:
+        """The problem whose visual thoughts controls show in place of those at ``index``."""
         ...
 
     def group(self, index: int) -> str:
@@ -57,7 +59,7 @@ class GeneratedMazes:
         self.split: Split = split
         self._num_problems = num_problems
         self._mazes: dict[int, Maze] = {}
-        self._donors: dict[int, int] = {}
+        self._donors: dict[tuple[int, Donors], int] = {}
 
     def __len__(self) -> int:
         return self._num_problems
@@ -74,11 +76,15 @@ class GeneratedMazes:
         rng = words_rng(self.settings, self.split, index)
         return maze_problem(self.maze(index), name, rng, self.settings.thought_length)
 
-    def donor(self, index: int) -> int:
-        """Another maze of the same size, from the same bank."""
-        if index not in self._donors:
-            self._donors[index] = donor_index(self.settings, self.split, index, self._num_problems)
-        return self._donors[index]
+    def donor(self, index: int, kind: Donors = "same") -> Problem:
+        """Another maze from the same bank, or this one with a wrong path."""
+        if kind == "wrong":
+            return wrongly_solved(self.problem(index), self.maze(index))
+        if (index, kind) not in self._donors:
+            self._donors[index, kind] = donor_index(
+                self.settings, self.split, index, self._num_problems, kind
+            )
+        return self.problem(self._donors[index, kind])
 
     def group(self, index: int) -> str:
         """The size."""
@@ -98,7 +104,7 @@ class ThinkMorphRows:
         """See ``ThinkMorphFolder``; ``seed`` draws the donors."""
         self.rows = ThinkMorphFolder(folder, cell, protocol)
         self._seed = seed
-        self._members = lru_cache(maxsize=None)(self._find_members)
+        self._pool = lru_cache(maxsize=None)(self._find_pool)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,22 +113,39 @@ class ThinkMorphRows:
         """The row at ``index``."""
         return self.rows[index]
 
-    def donor(self, index: int) -> int:
-        """Another row with a picture of the same size."""
-        others = self._members(self.group(index))
-        if len(others) < 2:
-            raise ValueError(f"row {index} of {self.rows.folder} is the only {self.group(index)}")
+    def donor(self, index: int, kind: Donors = "same") -> Problem:
+        """Another row, or this one with a wrong path if it is a maze."""
+        if kind == "wrong":
+            return self.rows.wrongly_solved(index)
+        pool = self._pool(self.rows.index.categories[index], kind)
+        is_in_pool = kind != "other"
+        if len(pool) < 1 + is_in_pool:
+            category = self.rows.index.categories[index]
+            raise ValueError(
+                f"row {index} of {self.rows.folder}, of category {category}, has no donor "
+                f"(data.donors={kind})"
+            )
         rng = np.random.default_rng([self._seed, index])
-        position = int(np.searchsorted(others, index))
-        shift = int(rng.integers(1, len(others)))
-        return int(others[(position + shift) % len(others)])
+        position = int(np.searchsorted(pool, index)) if is_in_pool else 0
+        shift = int(rng.integers(int(is_in_pool), len(pool)))
+        return self.problem(int(pool[(position + shift) % len(pool)]))
 
     def group(self, index: int) -> str:
         """Width and height of the problem picture."""
         return self.rows.index.groups[index]
 
-    def _find_members(self, group: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.array([i for i, other in enumerate(self.rows.index.groups) if other == group])
+    def _find_pool(self, category: str, kind: Donors) -> np.ndarray[Any, np.dtype[np.int64]]:
+        is_same = np.array(self.rows.index.categories) == category
+        fits = {"same": is_same, "other": ~is_same, "any": np.ones_like(is_same)}
+        return np.flatnonzero(fits[kind])
+
+
+def groups_of(source: ProblemSource) -> dict[str, list[int]]:
+    """The indices of every group, in order."""
+    groups: dict[str, list[int]] = {}
+    for index in range(len(source)):
+        groups.setdefault(source.group(index), []).append(index)
+    return groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +176,12 @@ class ProblemLoader:
     """
 
     def __init__(
-        self, source: ProblemSource, plan: BatchPlan, *, with_donors: bool = True, position: int = 0
+        self,
+        source: ProblemSource,
+        plan: BatchPlan,
+        *,
+        donors: Donors | None = "same",
+        position: int = 0,
     ) -> None:
         """Group the bank by size.
 
@@ -162,11 +190,9 @@ class ProblemLoader:
         """
         self.source = source
         self.plan = plan
-        self.with_donors = with_donors
+        self.donors = donors
         self.position = position
-        groups: dict[str, list[int]] = {}
-        for index in range(len(source)):
-            groups.setdefault(source.group(index), []).append(index)
+        groups = groups_of(source)
         self._rows = plan.batch_size * plan.world_size
         self._groups = [np.array(groups[name]) for name in sorted(groups)]
         self._num_batches = sum(len(members) // self._rows for members in self._groups)
@@ -197,11 +223,7 @@ class ProblemLoader:
     def batch(self, position: int) -> ProblemBatch:
         """Batch ``position`` of this rank."""
         indices = self.indices(position)
-        donors = [self.source.donor(index) for index in indices] if self.with_donors else []
-        return ProblemBatch(
-            [self.source.problem(index) for index in indices],
-            [self.source.problem(index) for index in donors],
-        )
+        return _batch(self.source, indices, self.donors)
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on, and what the position is worth only with."""
@@ -240,17 +262,17 @@ class ProblemLoader:
 class FixedBatches:
     """The same problems in the same order every time, one size a batch, for validation."""
 
-    def __init__(self, source: ProblemSource, plan: BatchPlan, *, with_donors: bool = True) -> None:
+    def __init__(
+        self, source: ProblemSource, plan: BatchPlan, *, donors: Donors | None = "same"
+    ) -> None:
         """Every problem is in one batch of one rank.
 
         Ranks take the same number of batches, so where the last of a size has fewer problems than
         there are ranks, the spare ranks see its first problem again.
         """
         self.source = source
-        self.with_donors = with_donors
-        groups: dict[str, list[int]] = {}
-        for index in range(len(source)):
-            groups.setdefault(source.group(index), []).append(index)
+        self.donors = donors
+        groups = groups_of(source)
         rows = plan.batch_size * plan.world_size
         self._batches: list[Sequence[int]] = []
         for name in sorted(groups):
@@ -264,11 +286,15 @@ class FixedBatches:
 
     def __iter__(self) -> Iterator[ProblemBatch]:
         for indices in self._batches:
-            donors = [self.source.donor(index) for index in indices] if self.with_donors else []
-            yield ProblemBatch(
-                [self.source.problem(index) for index in indices],
-                [self.source.problem(index) for index in donors],
-            )
+            yield _batch(self.source, indices, self.donors)
+
+
+def _batch(source: ProblemSource, indices: Sequence[int], donors: Donors | None) -> ProblemBatch:
+    """Problems, and a donor for each where a kind is named."""
+    return ProblemBatch(
+        [source.problem(index) for index in indices],
+        [source.donor(index, donors) for index in indices] if donors else [],
+    )
 
 
 class MazeData(L.LightningDataModule):
@@ -283,7 +309,7 @@ class MazeData(L.LightningDataModule):
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
-        with_donors: bool = True,
+        donors: Donors | None = "same",
     ) -> None:
         """Take the banks.
 
@@ -294,14 +320,14 @@ class MazeData(L.LightningDataModule):
             seed: Of the order of the batches.
             rank: This process among ``world_size``; None asks the trainer.
             world_size: Number of processes; None asks the trainer.
-            with_donors: Give every problem a donor, for controls that need one.
+            donors: Give every problem a donor of this kind, for controls that need one.
         """
         super().__init__()
         self.train = train
         self.validation = validation
         self.batch_size = batch_size
         self.seed = seed
-        self.with_donors = with_donors
+        self.donors = donors
         self._rank = rank
         self._world_size = world_size
         self._loader: ProblemLoader | None = None
@@ -316,7 +342,7 @@ class MazeData(L.LightningDataModule):
         num_problems: int,
         num_validation_problems: int = 0,
         seed: int = 0,
-        with_donors: bool = True,
+        donors: Donors | None = "same",
     ) -> "MazeData":
         """Mazes made here: the train split, and the validation split beside it."""
         count = num_validation_problems
@@ -325,7 +351,7 @@ class MazeData(L.LightningDataModule):
             GeneratedMazes(settings, "validation", count) if count else None,
             batch_size=batch_size,
             seed=seed,
-            with_donors=with_donors,
+            donors=donors,
         )
 
     @classmethod
@@ -338,7 +364,7 @@ class MazeData(L.LightningDataModule):
         protocol: preprocessing.Protocol | None = None,
         validation: ProblemSource | None = None,
         seed: int = 0,
-        with_donors: bool = True,
+        donors: Donors | None = "same",
     ) -> "MazeData":
         """Rows of ThinkMorph parquet files; ``cell`` and ``protocol`` as its reader says."""
         return cls(
@@ -346,12 +372,12 @@ class MazeData(L.LightningDataModule):
             validation,
             batch_size=batch_size,
             seed=seed,
-            with_donors=with_donors,
+            donors=donors,
         )
 
     def train_dataloader(self) -> ProblemLoader:
         """The endless stream, from where a checkpoint left it."""
-        self._loader = ProblemLoader(self.train, self._plan(), with_donors=self.with_donors)
+        self._loader = ProblemLoader(self.train, self._plan(), donors=self.donors)
         if self._state is not None:
             self._loader.load_state_dict(self._state)
             self._state = None
@@ -361,7 +387,7 @@ class MazeData(L.LightningDataModule):
         """The validation bank in full."""
         if self.validation is None:
             return []
-        return FixedBatches(self.validation, self._plan(), with_donors=self.with_donors)
+        return FixedBatches(self.validation, self._plan(), donors=self.donors)
 
     def state_dict(self) -> dict[str, Any]:
         """The stream's position: Lightning's own copy is not restored at the end of an epoch."""

@@ -3,8 +3,8 @@
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,17 @@ from visual_opsd.benchmarks.maze_pictures import (
     REDUCED_CELL,
     RENDERED_CELL,
     draw_path,
+    read_maze,
     reduce_picture,
     render,
     to_pixels,
 )
-from visual_opsd.benchmarks.mazes import NAVIGATION_ANSWER_TEMPLATE, NAVIGATION_TASK, Maze
+from visual_opsd.benchmarks.mazes import (
+    NAVIGATION_ANSWER_TEMPLATE,
+    NAVIGATION_TASK,
+    Maze,
+    wrong_path,
+)
 from visual_opsd.contexts import Image, Problem, Role
 from visual_opsd.models.bagel.preprocessing import Protocol, open_picture
 
@@ -73,7 +79,9 @@ class RowIndex:
 
     rows: tuple[RowAddress, ...]
     groups: tuple[str, ...]
-    """One a row: rows of one group may share a batch (task and picture size)."""
+    """One a row: rows of one group may share a batch (their pictures have one size)."""
+    categories: tuple[str, ...]
+    """One a row: its task and its group."""
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Reason to ``file:row (pid)``."""
 
@@ -129,7 +137,7 @@ class ThinkMorphFolder:
     @cached_property
     def index(self) -> RowIndex:
         """One pass over all rows, a row group at a time; every picture is decoded once."""
-        rows, groups = [], []
+        rows, groups, categories = [], [], []
         left_out: dict[str, list[str]] = {}
         for path in self.paths:
             file = _open(path)
@@ -141,6 +149,7 @@ class ThinkMorphFolder:
                     if reason is None:
                         rows.append(RowAddress(path, row_group, row, number))
                         groups.append(self._group(values))
+                        categories.append(f"{values[TASK]} {groups[-1]}")
                     else:
                         name = f"{path}:{number} ({values[PID]})"
                         left_out.setdefault(reason, []).append(name)
@@ -148,6 +157,7 @@ class ThinkMorphFolder:
         return RowIndex(
             rows=tuple(rows),
             groups=tuple(groups),
+            categories=tuple(categories),
             left_out={reason: tuple(names) for reason, names in left_out.items()},
         )
 
@@ -161,11 +171,22 @@ class ThinkMorphFolder:
             ValueError: The picture of a maze is no whole number of cells; file, row and column are
                 named.
         """
+        return self._made(index, self._problem)
+
+    def wrongly_solved(self, index: int) -> Problem:
+        """The maze at ``index`` with a wrong path for its answer and visual thought.
+
+        Raises:
+            ValueError: The row is no maze that can be read; file and row are named.
+        """
+        return self._made(index, self._wrong_problem)
+
+    def _made(self, index: int, make: Callable[[dict[str, Any]], Problem]) -> Problem:
         address = self.index.rows[index]
         table = self._row_group(address.path, address.row_group)
         values = _rows(table.slice(address.row, 1))[0]
         try:
-            return self._problem(values)
+            return make(values)
         except ValueError as error:
             raise ValueError(f"{address.path}, row {address.number}: {error}") from error
 
@@ -194,8 +215,21 @@ class ThinkMorphFolder:
             category=f"size_{width // RENDERED_CELL}" if is_maze else "",
         )
 
+    def _wrong_problem(self, values: dict[str, Any]) -> Problem:
+        if values[TASK] != NAVIGATION_TASK:
+            raise ValueError(
+                f"a wrong solution can be drawn for mazes only, not for {values[TASK]}"
+            )
+        picture = _picture(values, PROBLEM_IMAGE)
+        maze = read_maze(picture)
+        moves = wrong_path(maze)
+        drawn = self._read(draw_path(picture, maze, moves), PROBLEM_IMAGE, Role.VISUAL_THOUGHT)
+        return replace(self._problem(values), answer=",".join(moves), visual_thoughts=(drawn,))
+
     def _image(self, values: dict[str, Any], column: str, role: Role) -> Image:
-        picture = _picture(values, column)
+        return self._read(_picture(values, column), column, role)
+
+    def _read(self, picture: PILImage.Image, column: str, role: Role) -> Image:
         if self.cell is None:
             if self.protocol is not None:
                 return self.protocol.kept(picture, role)

@@ -6,9 +6,9 @@ names what the arms share instead of the tiny run; ``DRY=1`` only prints what wo
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -69,16 +69,11 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
     return study, bool(flags["DRY"])
 
 
-def tell(study: Study) -> tuple[dict[str, object], dict[str, Path]]:
+def tell(study: Study) -> tuple[dict[str, Any], dict[str, Path]]:
     """Train and measure what is not there; the summary, and the logs of what failed."""
-    started = time.perf_counter()
-    before = study.seconds_so_far
-    try:
+    with study.clock():
         failed = study.execute()
-    finally:
-        study.keep_seconds(before + time.perf_counter() - started)
-    summary = summarise(study)
-    return summary, failed
+        return summarise(study), failed
 
 
 def show_plan(study: Study, console: Console) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -26,8 +26,9 @@ from callbacks.rollout import RolloutCallback
 from callbacks.saving import SavePoints
 from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import GeneratedMazes, MazeData
-from experiments.evaluation import accuracy, evaluate
+from datamodules.own_answers import OwnAnswers
 from experiments.schema import ExperimentConfig, differences, to_yaml
+from experiments.watch import HELD_OUT, LOG_EVERY, watchers
 from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
@@ -38,14 +39,12 @@ from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.preprocessing import PROTOCOLS, Protocol, to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
+from visual_opsd.rollouts.own_answers import read_answers
 from visual_opsd.rollouts.visual_thoughts import Illustrator
 from visual_opsd.trainable import adapt
 from visual_opsd.weights import WholeWeights
 
 T = TypeVar("T")
-LOG_EVERY = 10
-"""Optimiser steps."""
-HELD_OUT = "held_out/text_only"
 ON_THE_HUB = {
     "ThinkMorph-7B": "hf download ThinkMorph/ThinkMorph-7B --local-dir checkpoints/ThinkMorph-7B",
     "BAGEL-7B-MoT": "hf download ByteDance-Seed/BAGEL-7B-MoT --local-dir checkpoints/BAGEL-7B-MoT",
@@ -120,6 +119,27 @@ def module(
 
 def data(config: ExperimentConfig) -> MazeData:
     """What it trains on; a folder that is not there or holds no row is an error, here."""
+    found = _data(config)
+    if config.data.answers == "own":
+        path = own_answers_path(config)
+        found.train = OwnAnswers(found.train, read_answers(path), path)
+    return found
+
+
+def own_answers_path(config: ExperimentConfig) -> Path:
+    """Where the start weights' own answers to this run's problems are kept; its name says whose."""
+    identity = [
+        digest(Path(config.model)),
+        asdict(replace(config.data, batch_size=1, donors="same", answers="gold")),
+        asdict(config.drawing),
+        asdict(config.rollout.sampling),
+        config.seed_of_drawings,
+    ]
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_folder(config) / "own_answers" / f"{name}.jsonl"
+
+
+def _data(config: ExperimentConfig) -> MazeData:
     settings = config.data
     if settings.source != "frozen_lake":
         protocol = protocol_of(config)
@@ -129,12 +149,14 @@ def data(config: ExperimentConfig) -> MazeData:
             cell=REDUCED_CELL if protocol is None else None,
             protocol=protocol,
             seed=config.seed,
+            donors=settings.donors,
         )
     return MazeData.generated(
         maze_settings(config),
         batch_size=settings.batch_size,
         num_problems=settings.num_problems,
         seed=config.seed,
+        donors=settings.donors,
     )
 
 
@@ -224,16 +246,16 @@ def callbacks(
     extra: list[L.Callback],
     weights: WholeWeights | None = None,
 ) -> list[L.Callback]:
-    """Averaged weights, rollout, checkpoints, progress, and the probe on held-out problems."""
+    """Averaged weights, rollout, checkpoints, progress, and what looks on."""
     averaged = AveragedWeights(config.trainer.average_decay, weights)
     found: list[L.Callback] = [averaged, *extra]
     if config.method == "visual_opsd":
         found.append(rollout(config, tokenizer))
-    probe = None
-    if config.held_out.num_problems:
-        measure = text_only_probe(config, tokenizer)
-        probe = Probe(measure, config.held_out.every, averaged.memory)
-        found.append(probe)
+    count = config.held_out.num_problems
+    problems = held_out(maze_settings(config), "validation", count) if count else []
+    watching = watchers(config, tokenizer, problems, averaged.memory)
+    probe = next((callback for callback in watching if isinstance(callback, Probe)), None)
+    found += watching
     found.append(
         SavePoints(
             config.folder / "checkpoints",
@@ -254,19 +276,6 @@ def only(found: Sequence[Any], kind: type[T]) -> T:
     """The one callback of its kind."""
     (one,) = (callback for callback in found if isinstance(callback, kind))
     return one
-
-
-def text_only_probe(
-    config: ExperimentConfig, tokenizer: Tokenizer
-) -> Callable[[Any], dict[str, float]]:
-    """Greedy text-only accuracy on the validation split."""
-    problems = held_out(maze_settings(config), "validation", config.held_out.num_problems)
-
-    def measure(model: Any) -> dict[str, float]:
-        found = evaluate(model, tokenizer, problems, "text_only")
-        return {HELD_OUT: accuracy(found).value}
-
-    return measure
 
 
 def trainer(

@@ -30,9 +30,10 @@ def fill(config: ExperimentConfig) -> Illustrator:
     found = checkpoints.open_folder(config.model)
     artist = build.illustrator(config, found.tokenizer)
     plan = BatchPlan(batch_size=batch_size(config, found.config))
-    batches = FixedBatches(build.data(config).train, plan, with_donors=False)
+    batches = FixedBatches(build.data(config).train, plan, donors=None)
     for batch in track(batches, description="drawing", total=len(batches)):
-        artist.illustrate(batch.problems)
+        for number in range(config.rollout.num_drawings):
+            artist.illustrate(batch.problems, number)
     return artist
 
 

@@ -21,15 +21,12 @@ def kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def check_same(path: Path, mine: Mapping[str, Any], what: str) -> None:
-    """Refuse a folder whose ``path`` says other things than ``mine``.
+def check_same(folder: Path, saved: Mapping[str, Any], mine: Mapping[str, Any], what: str) -> None:
+    """Refuse a folder that was made with other settings than ``mine``.
 
     Raises:
         ValueError: Names ``what`` the folder holds, and every key with both values.
     """
-    if not path.is_file():
-        return
-    saved = json.loads(path.read_text())
     now = json.loads(json.dumps(mine))
     changed = [
         f"{key}: {saved.get(key)} -> {now.get(key)}"
@@ -38,6 +35,6 @@ def check_same(path: Path, mine: Mapping[str, Any], what: str) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{path.parent} holds {what}: {'; '.join(changed)}. "
+            f"{folder} holds {what}: {'; '.join(changed)}. "
             "Take another output folder, or remove this one"
         )

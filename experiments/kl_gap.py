@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -17,6 +17,7 @@ from experiments.schema import TINY_BASE
 from visual_opsd.contexts import Problem, student_context, teacher_context
 from visual_opsd.losses.divergence import kl_divergence_per_token
 from visual_opsd.metrics.kl_gap import KLGap
+from visual_opsd.metrics.token_classes import TOKEN_CLASSES, token_classes
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.rollouts.answering import in_batches
@@ -26,9 +27,6 @@ from visual_opsd.seeds import row_seed
 BATCH_SIZE = 128
 SAMPLED = Sampling(temperature=1.0, max_tokens=64)
 """How the completions are sampled that a gap is measured on."""
-
-
-TOKEN_CLASSES = ("thought", "answer", "delimiter", "end")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,35 +129,39 @@ def gap_record(prefix: str, gaps: Sequence[Tensor]) -> dict[str, Any]:
     }
 
 
+def sampled_rows(trajectories: Trajectories, of: Literal["ids", "log_probs"]) -> list[Tensor]:
+    """The sampled tokens' ids or log-probabilities, a tensor a problem, in the problems' order."""
+    found = {
+        index: row[is_sampled]
+        for indices, completions in zip(trajectories.batches, trajectories.completions, strict=True)
+        for index, row, is_sampled in zip(
+            indices, getattr(completions, of), completions.is_sampled, strict=True
+        )
+    }
+    return [found[index] for index in range(len(trajectories.problems))]
+
+
+def sampled_classes(trajectories: Trajectories, tokenizer: Any) -> list[Tensor]:
+    """The class of every sampled token, as an index into ``TOKEN_CLASSES``."""
+    return [
+        token_classes([tokenizer.decode([token]) for token in ids])
+        for ids in map(Tensor.tolist, sampled_rows(trajectories, "ids"))
+    ]
+
+
 def class_sums(
     trajectories: Trajectories, gaps: Sequence[Tensor], tokenizer: Any
 ) -> dict[str, tuple[float, int]]:
     """Nats and tokens of every class of token, over all completions."""
-    found: dict[str, tuple[float, int]] = dict.fromkeys(TOKEN_CLASSES, (0.0, 0))
-    for indices, completions in zip(trajectories.batches, trajectories.completions, strict=True):
-        for index, ids, is_sampled in zip(
-            indices, completions.ids, completions.is_sampled, strict=True
-        ):
-            classes = token_classes(ids[is_sampled].tolist(), tokenizer)
-            for kind, nats in zip(classes, gaps[index].tolist(), strict=True):
-                total, count = found[kind]
-                found[kind] = total + nats, count + 1
-    return found
-
-
-def token_classes(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """What every token of a completion is a part of, one of :data:`TOKEN_CLASSES`."""
-    found, is_answering = [], False
-    for token in ids:
-        text = tokenizer.decode([token])
-        if token == tokenizer.marks.end:
-            found.append("end")
-        elif "<" in text:
-            found.append("delimiter")
-            is_answering = "<answer>" in text
-        else:
-            found.append("answer" if is_answering else "thought")
-    return found
+    metric = KLGap(token_classes=TOKEN_CLASSES)
+    classes = sampled_classes(trajectories, tokenizer)
+    lengths = torch.tensor([len(gap) for gap in gaps])
+    metric.update(torch.cat(list(gaps)), lengths, token_classes=torch.cat(classes))
+    rows = metric.completions()
+    return {
+        name: (float(rows[f"kl_sum/{name}"].sum()), int(rows[f"num_tokens/{name}"].sum()))
+        for name in TOKEN_CLASSES
+    }
 
 
 def main() -> None:

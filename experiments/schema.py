@@ -30,6 +30,13 @@ class DataConfig:
     sizes: tuple[int, ...] = (3, 4, 5, 6)
     hole_probability: float = 0.2
     num_problems: int = 8192
+    answers: Literal["gold", "own"] = "gold"
+    """What text-only SFT imitates: the data's answers, or the start weights' own after drawing,
+    wrong ones included, which ``make own-answers`` collects first."""
+    donors: Literal["same", "other", "any", "wrong"] = "same"
+    """Whose visual thoughts ``other_vt`` shows: a problem's of the same category (the size of a
+    maze, the task), of another or of any; ``wrong``: the same problem's, wrongly solved, which is
+    what ``wrong_vt`` shows."""
     batch_size: int = 1
     """Problems a rank and batch."""
     seed: int = 0
@@ -101,6 +108,9 @@ class HeldOutConfig:
 
     every: int = 100
     num_problems: int = 256
+    patience: int = 0
+    """The run ends when the score has not risen for so many looks; 0 trains to the last step. The
+    best checkpoint is kept by ``trainer.keep_best``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +151,27 @@ class ExperimentConfig:
             raise ValueError(
                 "trainer.precision=bf16-true is one process's: take bf16-mixed with "
                 "trainer.strategy=zero3"
+            )
+        shown = {self.rollout.intervention}
+        if self.method == "sft":
+            shown = {kind.partition(":")[2] for kind in self.sft.mix}
+        for name, is_wrong in (("wrong_vt", True), ("other_vt", False)):
+            if name in shown and (self.data.donors == "wrong") is not is_wrong:
+                wanted = "wrong" if is_wrong else "same, other or any"
+                raise ValueError(f"{name} needs data.donors={wanted}, got {self.data.donors}")
+        if self.data.answers == "own" and (self.method, set(self.sft.mix)) != (
+            "sft",
+            {"text_only"},
+        ):
+            raise ValueError(
+                "data.answers=own is for method=sft with sft.mix={text_only: 1.0} alone: there are "
+                f"no visual thoughts; got method={self.method}, sft.mix={dict(self.sft.mix)}"
+            )
+        stays = self.visual_opsd.teacher in ("fixed", "adapter_off")
+        if self.method == "visual_opsd" and self.rollout.policy == "start" and not stays:
+            raise ValueError(
+                "rollout.policy=start samples from the start weights, which only a teacher that "
+                f"stays there keeps: take fixed or adapter_off, not {self.visual_opsd.teacher}"
             )
         draws = self.method == "sft" and self.sft.mix.get("interleaved")
         if draws and self.trainer.strategy == "zero3":

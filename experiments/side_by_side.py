@@ -67,16 +67,21 @@ def training(config: ExperimentConfig) -> Job:
 
 
 def run_all(
-    jobs: Mapping[str, Job], *, at_once: int | None = None, together: str = ""
+    jobs: Mapping[str, Job],
+    *,
+    at_once: int | None = None,
+    threads: int | None = None,
+    together: str = "",
 ) -> dict[str, Path]:
     """Run what is not finished, ``at_once`` at a time and in the given order.
 
     One that fails stops none of the others. Returns the logs of those that failed, by name. Every
-    running job has a progress bar, and so have all ``together``, under that name.
+    running job has a progress bar, and so have all ``together``, under that name. ``threads`` of a
+    job are as many as the cores allow, if not said.
     """
     waiting = {name: job for name, job in jobs.items() if not job.is_finished()}
     at_once = min(at_once or num_jobs(), max(len(waiting), 1))
-    threads = max(1, (os.cpu_count() or 1) // at_once)
+    threads = threads or max(1, (os.cpu_count() or 1) // at_once)
     running: dict[str, subprocess.Popen[bytes]] = {}
     failed: dict[str, Path] = {}
     with Progress() as progress:

@@ -29,7 +29,13 @@ from experiments.evaluation import (
     share,
     trivial,
 )
-from experiments.kl_gap import SAMPLED, Trajectories, gap_record, sample_fixed, token_gaps
+from experiments.kl_gap import (
+    SAMPLED,
+    Trajectories,
+    gap_record,
+    sample_fixed,
+    token_gaps,
+)
 from experiments.latency import time_in_turn
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all

@@ -8,11 +8,13 @@ early has whole seeds; every run is measured by the process that trained it
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from omegaconf import MISSING, OmegaConf
@@ -27,12 +29,19 @@ PREFIX = "study."
 BASE, OTHER_BASE = "base", "other_base"
 FROM_OTHER_BASE = ("true_vt", "matched_noise")
 """The arms that are trained from the second base too."""
-COMPARED = ("true_vt", "sft")
-"""The arms of the map: what Visual-OPSD and SFT are good for besides in-distribution accuracy."""
+PAIRS = (("true_vt", "sft"), ("drawn_vt", "self_training"))
+"""Compared in the map, which asks what else than in-distribution accuracy either is good for:
+distillation and imitation with gold answers, and without any."""
+COMPARED = tuple(arm for pair in PAIRS for arm in pair)
 UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
-MAY_DIFFER = ("name", "seed", "method", "rollout", "visual_opsd", "sft", "drawing", "drawing_seed")
-"""Parts of an experiment that an arm may change; the rest is what makes arms comparable."""
+MAY_GROW = ("arms", "bases", "other_base", "max_seeds", "jobs", "quick")
+"""Facts about a study that may be added to, or change no result."""
+MAY_DIFFER = (
+    *("name", "seed", "method", "rollout.", "visual_opsd.", "sft.", "drawing"),
+    *("data.donors", "data.answers"),
+)
+"""Keys of an experiment that an arm may change; the rest is what makes arms comparable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +72,8 @@ class StudyConfig:
     """At most so many of every arm."""
     num_problems: int = 2048
     """Held-out mazes, greedy, text-only: the same for everybody."""
-    num_drawn: int = 512
-    """The first of them, drawn; twice as many are answered with the true drawing in sight."""
+    num_drawn: int = 1024
+    """The first of them, drawn, and answered with the true drawing in sight."""
     num_trajectories: int = 1024
     """Fixed completions of the base that the gap is measured on."""
     num_elsewhere: int = 512
@@ -77,6 +86,8 @@ class StudyConfig:
     """How many samples and CPU-seconds until this share of the validation mazes is solved?"""
     seed: int = 0
     """Of sampling and resampling; runs have their own."""
+    num_resamples: int = 10_000
+    """Of every bootstrap."""
     jobs: int = 0
     """Runs at once; 0: one a core, or one if there is a GPU."""
 
@@ -143,6 +154,7 @@ class Study:
         if config.other_base is not None:
             self.bases[OTHER_BASE] = Path(config.other_base)
         self.runs = self._runs()
+        self._started: float | None = None
 
     @classmethod
     def open(cls, folder: Path) -> "Study":
@@ -152,8 +164,11 @@ class Study:
     @cached_property
     def shared(self) -> ExperimentConfig:
         """What all arms share."""
-        path = Path("experiments") / f"{self.config.experiment}.yaml"
-        return load_experiment(path, list(self.config.shared))
+        return load_experiment(self._path, list(self.config.shared))
+
+    @property
+    def _path(self) -> Path:
+        return Path("experiments") / f"{self.config.experiment}.yaml"
 
     def run(self, name: str) -> Run:
         """A run by its name."""
@@ -163,7 +178,7 @@ class Study:
         return found[name]
 
     def result(self, name: str) -> Path:
-        """Where a run's, a base's or the drawings' result lies: the last thing that is written."""
+        """Where a run's or a base's result lies: the last thing that is written."""
         return self.folder / "results" / f"{name}.json"
 
     def predictions(self, name: str, on: str, way: str) -> Path:
@@ -179,25 +194,22 @@ class Study:
             return build.held_out(replace(mazes, sizes=UNSEEN_SIZES), "test", count)
         return build.held_out(mazes, on, count)
 
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Count the seconds within, on top of earlier sessions (but of those killed outright)."""
+        self._started = time.perf_counter()
+        try:
+            yield
+        finally:
+            files.write(self.folder / "seconds.json", json.dumps(self.seconds))
+            self._started = None
+
     @property
-    def seconds_so_far(self) -> float:
-        """Wall time of all its sessions."""
+    def seconds(self) -> float:
+        """Wall time of all sessions up to now."""
         path = self.folder / "seconds.json"
-        return float(json.loads(path.read_text())) if path.is_file() else 0.0
-
-    def keep_seconds(self, seconds: float) -> None:
-        """Note the wall time of all sessions."""
-        files.write(self.folder / "seconds.json", json.dumps(seconds))
-
-    @property
-    def draws(self) -> list[Run]:
-        """A run of every bank of drawings that runs show."""
-        found = {
-            (run.base, run.config.drawing, run.config.seed_of_drawings): run
-            for run in reversed(self.runs)
-            if run.config.method == "visual_opsd" and run.config.rollout.intervention == "drawn_vt"
-        }
-        return list(found.values())
+        before = float(json.loads(path.read_text())) if path.is_file() else 0.0
+        return before + (time.perf_counter() - self._started if self._started else 0.0)
 
     def check(self) -> None:
         """All arms start from one base, on the same data, for as many steps.
@@ -210,7 +222,7 @@ class Study:
             changed = {
                 key: values
                 for key, values in differing(first, other).items()
-                if key.split(".")[0] not in MAY_DIFFER
+                if not key.startswith(MAY_DIFFER)
             }
             if first.optimiser != other.optimiser:
                 changed["optimiser"] = (first.optimiser, other.optimiser)
@@ -222,6 +234,8 @@ class Study:
 
     def claim(self) -> None:
         """Make the folder this study's, before anything is measured or trained.
+
+        Arms, seeds and a second base may be added; what is there may not be changed.
 
         Raises:
             ValueError: It holds another study; names the keys.
@@ -237,14 +251,18 @@ class Study:
         for key, base in self.bases.items():
             if not base.is_dir():
                 raise build.absent("model" if key == BASE else f"{PREFIX}other_base", base)
-        mine = {
-            **{k: v for k, v in asdict(self.config).items() if k not in ("jobs", "max_seeds")},
-            "bases": {name: build.digest(base) for name, base in self.bases.items()},
-        }
         path = self.folder / "study.json"
-        commit = json.loads(path.read_text())["commit"] if path.is_file() else build.commit()
-        files.check_same(path, {**mine, "commit": commit}, "another study")
-        files.write(path, json.dumps({**mine, "commit": commit}, indent=2) + "\n")
+        saved = json.loads(path.read_text()) if path.is_file() else {}
+        mine = {
+            **asdict(self.config),
+            "bases": {name: build.digest(base) for name, base in self.bases.items()},
+            "commit": saved.get("commit", build.commit()),
+        }
+        for key in ("arms", "bases"):
+            mine[key] = {**saved.get(key, {}), **mine[key]}
+        if saved:
+            files.check_same(self.folder, _terms(saved, mine), _terms(mine, mine), "another study")
+        files.write(path, json.dumps(mine, indent=2) + "\n")
         files.write(
             self.folder / "study.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config))
         )
@@ -257,10 +275,13 @@ class Study:
     def execute(self) -> dict[str, Path]:
         """Do all that is not done; returns the logs of what failed, by name."""
         jobs = {name: self._job(name, 1) for name in self.bases}
-        jobs |= {f"drawings-{run.name}": self._job(f"drawings-{run.name}", 1) for run in self.draws}
         jobs |= {run.name: self._job(run.name, run.config.trainer.max_steps) for run in self.runs}
-        at_once = self.config.jobs or num_at_once()
-        return run_all(jobs, at_once=at_once, together=self.config.name)
+        is_on_gpu = torch.cuda.is_available()
+        at_once = self.config.jobs or (1 if is_on_gpu else os.cpu_count() or 1)
+        # One thread, whatever runs beside: another number adds up in another order, and one token
+        # sampled otherwise is another completion.
+        threads = None if is_on_gpu else 1
+        return run_all(jobs, at_once=at_once, threads=threads, together=self.config.name)
 
     def _job(self, name: str, total: int) -> Job:
         run_folder = self.folder / "arms" / name
@@ -289,21 +310,34 @@ class Study:
         return tuple(found)
 
     def _one(self, arm: str, number: int, base: str) -> Run:
-        path = Path("experiments") / f"{self.config.experiment}.yaml"
         suffix = "" if base == BASE else f"_{base}"
-        placed = [
-            f"name={arm}{suffix}-{number}",
-            f"output_dir={self.folder / 'arms'}",
-            f"seed={self.shared.seed + number - 1}",
-            *([] if base == BASE else [f"model={self.bases[base]}"]),
-        ]
-        changes = self.config.arms[arm].changes
-        config = load_experiment(path, [*self.config.shared, *changes, *placed])
-        # One optimiser for all arms, whatever their method.
-        sft = replace(config.sft, optimiser=self.shared.optimiser)
-        return Run(arm=arm + suffix, number=number, base=base, config=replace(config, sft=sft))
+        config = replace(
+            self._arms[arm],
+            name=f"{arm}{suffix}-{number}",
+            output_dir=str(self.folder / "arms"),
+            seed=self.shared.seed + number - 1,
+            model=str(self.bases[base]),
+        )
+        return Run(arm=arm + suffix, number=number, base=base, config=config)
+
+    @cached_property
+    def _arms(self) -> dict[str, ExperimentConfig]:
+        """Every arm's experiment, with one optimiser for all, whatever their method."""
+        loaded = {
+            name: load_experiment(self._path, [*self.config.shared, *arm.changes])
+            for name, arm in self.config.arms.items()
+        }
+        return {
+            name: replace(config, sft=replace(config.sft, optimiser=self.shared.optimiser))
+            for name, config in loaded.items()
+        }
 
 
-def num_at_once() -> int:
-    """One run a core, or one on a GPU."""
-    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+def _terms(facts: dict[str, Any], all_facts: dict[str, Any]) -> dict[str, Any]:
+    """What may not change of a study; arms and bases that ``facts`` lacks count as in the other."""
+    arms, bases = ({**all_facts[key], **facts[key]} for key in ("arms", "bases"))
+    return {
+        **{key: value for key, value in facts.items() if key not in MAY_GROW},
+        **{f"bases.{name}": digest for name, digest in bases.items()},
+        **{f"arms.{name}": list(arm["changes"]) for name, arm in arms.items()},
+    }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import OTHER_BASE
+from experiments.study import BASE, OTHER_BASE, PAIRS
 from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Numbers
 from visual_opsd.statistics import Estimate, bootstrap_statistic
 
@@ -19,8 +19,6 @@ MARGIN = 0.03
 """What counts as no change of accuracy."""
 MIN_CLOSURE, MAX_FREE_CLOSURE = 0.584, 0.05
 DRAWN, PRIVILEGED = Key("test", "drawn"), Key("test", "privileged")
-PAIRS = ((TRUE, SFT), ("drawn_vt", "self_training"))
-"""Compared in the map: with gold answers, and without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +100,12 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
     def ahead(other: str, key: Key) -> Callable[[], tuple[bool, Any]]:
         def decide() -> tuple[bool, Any]:
             found = numbers.between_firsts(TRUE, TEXT, other, key)
-            return found.low > 0, {"difference": found.as_dict()}
+            said = {"difference": found.as_dict()}
+            dose = Key(f"dose_{other}", PRIVILEGED.way)
+            if numbers.results.has(BASE, dose):
+                # A control that the base cannot read says little about what it shows.
+                said["accuracy_of_its_teacher"] = numbers.accuracy(BASE, dose).as_dict()
+            return found.low > 0, said
 
         return decide
 
@@ -242,24 +245,29 @@ def _cell(
 
 
 def _costs(numbers: Numbers, one: str, other: str) -> list[dict[str, Any]]:
-    """Samples and CPU-seconds until the target accuracy on validation mazes; fewer is better."""
-    target = numbers.results.study.config.target_accuracy
+    """What is better small: calibration error, and what it takes to the target accuracy."""
+    results = numbers.results
+    target = results.study.config.target_accuracy
+    until = f"until {target:.2f} of the validation mazes"
+    asked: dict[str, Callable[[dict[str, Any]], float | None]] = {
+        "calibration error": lambda record: record["calibration_error"],
+        f"samples {until}": lambda record: cost_of(record, target)["samples"],
+        f"CPU-seconds {until}": lambda record: cost_of(record, target)["cpu_seconds"],
+    }
     cells = []
-    for unit in ("samples", "cpu_seconds"):
-        values = [
-            [cost_of(numbers.results.records[name], target)[unit] for name in arm]
-            for arm in (numbers.results.arms[one], numbers.results.arms[other])
-        ]
-        if any(value is None for row in values for value in row):
+    for question, of in asked.items():
+        rows = [[of(results.records[name]) for name in results.arms[arm]] for arm in (one, other)]
+        if any(value is None for row in rows for value in row):
             continue
-        a, b = (np.array(row)[:, None] for row in values)
+        a, b = (np.array(row, dtype=float)[:, None] for row in rows)
+        base = results.records[BASE].get("calibration_error") if "error" in question else None
         cells.append(
             {
-                "question": f"{unit.replace('_', ' ')} until {target:.2f} of the validation mazes",
-                "unit": unit,
+                "question": question,
+                "unit": "error" if "error" in question else "count",
                 "arms": [one, other],
                 "values": [numbers.mean(a).as_dict(), numbers.mean(b).as_dict()],
-                "base": None,
+                "base": None if base is None else Estimate(base, base, base).as_dict(),
                 **_decided(numbers.difference(a, b), (other, one)),
             }
         )
@@ -295,7 +303,7 @@ def cost_of(record: dict[str, Any], target: float) -> dict[str, float | None]:
 
 
 def decompose(
-    seconds: dict[str, list[float]], tokens: dict[str, list[float]], seed: int
+    seconds: dict[str, list[float]], tokens: dict[str, list[float]], seed: int, resamples: int
 ) -> dict[str, Any]:
     """The speed-up a sample as a product: fewer tokens, and fewer seconds a token (no drawing).
 
@@ -312,7 +320,7 @@ def decompose(
             ones if c is None else np.array(c),
             ones if d is None else np.array(d),
             seed=seed,
-            resamples=2000,
+            resamples=min(resamples, 2000),
         ).as_dict()
 
     drawn, student = seconds["drawn_official"], seconds["student_text_only"]

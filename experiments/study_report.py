@@ -101,7 +101,23 @@ def answer_first(study: Study, summary: dict[str, Any]) -> str:
             f"Against plain SFT on the gold answers, Visual-OPSD is ahead in {len(won)} of "
             f"{len(against)} cells of the map{': ' + '; '.join(won) if won else ''}."
         )
-    return " ".join(said)
+    return " ".join([*said, *noise_finding(summary)])
+
+
+def noise_finding(summary: dict[str, Any]) -> list[str]:
+    """What noise does to a student, and why, where it is shown to do anything."""
+    said = []
+    for claim in summary["claims"]:
+        found, why = (
+            estimate(claim["numbers"].get(key))
+            for key in ("noise_minus_base_90", "its_teacher_minus_base")
+        )
+        if found is None or found.low <= 0 <= found.high:
+            continue
+        verb = "harms" if found.high < 0 else "helps"
+        reason = f"; with noise in sight the base itself moves by {words(why)}" if why else ""
+        said.append(f"Noise {verb}: {words(found)} (90 %){reason}.")
+    return said
 
 
 def missing_section(summary: dict[str, Any]) -> list[str]:
@@ -183,7 +199,7 @@ def comparison_section(summary: dict[str, Any]) -> str:
                 cell["question"],
                 f"`{cell['arms'][0]}` {one}",
                 f"`{cell['arms'][1]}` {other}",
-                percent(estimate(cell["base"])),
+                _only(cell),
                 _valued(Estimate(**cell["difference"]), cell["unit"], is_difference=True),
                 f"`{cell['decided_by']}`" if cell["decided_by"] else "open",
             ]
@@ -195,10 +211,20 @@ def comparison_section(summary: dict[str, Any]) -> str:
     )
 
 
+def _only(cell: dict[str, Any]) -> str:
+    """The base's value, where it has one."""
+    if cell["base"] is None:
+        return "-"
+    value = cell["base"]["value"]
+    return f"{value:.3f}" if cell["unit"] == "error" else f"{100 * value:.1f} %"
+
+
 def _valued(found: Estimate, unit: str, *, is_difference: bool = False) -> str:
     if unit == "share":
         return words(found, "points" if is_difference else "share")
-    return f"{found.value:,.0f} [{found.low:,.0f}, {found.high:,.0f}]"
+    digits = 3 if unit == "error" else 0
+    low, high = (f"{end:,.{digits}f}" for end in (found.low, found.high))
+    return f"{found.value:,.{digits}f} [{low}, {high}]"
 
 
 def speed_section(summary: dict[str, Any]) -> str:
@@ -243,7 +269,8 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
         [
             f"- Commit `{summary['commit']}`; {summary['wall_seconds']:,.0f} seconds in all.",
             f"- All arms: `experiments/{study.config.experiment}.yaml`, {shared.trainer.max_steps} "
-            f"steps of {shared.data.batch_size * shared.trainer.accumulate} problems.",
+            f"steps of {shared.sequences_a_batch * shared.trainer.accumulate} problems"
+            f"{''.join(f', `{change}`' for change in study.config.shared)}.",
             *(
                 f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
                 for name, arm in study.config.arms.items()

@@ -153,6 +153,7 @@ class Numbers:
         """All resampling follows the study's seed."""
         self.results = results
         self.seed = results.study.config.seed
+        self.resamples = results.study.config.num_resamples
 
     def mean(self, values: Matrix) -> Estimate:
         """With its interval over seeds and problems."""
@@ -160,7 +161,7 @@ class Numbers:
 
     def difference(self, a: Matrix, b: Matrix, confidence: float = 0.95) -> Estimate:
         """Paired over problems."""
-        return seeds_bootstrap_difference(a, b, self.seed, confidence=confidence)
+        return seeds_bootstrap_difference(a, b, self.seed, self.resamples, confidence)
 
     def accuracy(self, who: str, key: Key = TEXT) -> Estimate:
         """Share solved."""
@@ -181,12 +182,13 @@ class Numbers:
     def gap(self, base: str) -> Estimate:
         """K_gen (Eq. 4) of a base, in nats a token."""
         gap = self.results.records[base]["gap"]
-        return bootstrap_ratio(gap["fixed_sums"], gap["fixed_lengths"], self.seed)
+        return bootstrap_ratio(gap["fixed_sums"], gap["fixed_lengths"], self.seed, self.resamples)
 
     def closure(self, arm: str) -> Estimate:
         """Of an arm's students, frozen start teacher with true visual thoughts."""
         before = self.results.nats(self.results.base_of(arm))
-        return seeds_bootstrap_closure(before, self.results.nats(arm), self.seed)
+        after = self.results.nats(arm)
+        return seeds_bootstrap_closure(before, after, self.seed, self.resamples)
 
     def discordant(self, one: str, other: str) -> tuple[int, int]:
         """Problems that either solves more often, over as many seeds of both.

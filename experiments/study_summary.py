@@ -43,7 +43,7 @@ def summarise(study: Study) -> dict[str, Any]:
         "max_rescore_error": max(r["gap"]["max_rescore_error"] for r in results.records.values()),
         "settings": asdict(study.config),
         "commit": study.commit,
-        "wall_seconds": round(study.seconds_so_far, 1),
+        "wall_seconds": round(study.seconds, 1),
     }
     files.write(study.folder / "summary.json", json.dumps(found, indent=2) + "\n")
     files.write(study.folder / "arms.csv", as_csv(arms))
@@ -67,7 +67,8 @@ def measure_speed(study: Study, results: Results) -> dict[str, Any] | None:
     asked = {"drawn": results.answers(BASE, DRAWN), "student": results.answers(student.name, TEXT)}
     count = min(len(seconds["drawn_official"]), *(len(answers) for answers in asked.values()))
     tokens = {who: [float(p.num_tokens) for p in answers[:count]] for who, answers in asked.items()}
-    return decompose({k: v[:count] for k, v in seconds.items()}, tokens, study.config.seed)
+    seconds = {key: found[:count] for key, found in seconds.items()}
+    return decompose(seconds, tokens, study.config.seed, study.config.num_resamples)
 
 
 def _base(numbers: Numbers, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One part of a study in a process of its own: train a run and measure it, measure a base, draw.
+"""One part of a study in a process of its own: train a run and measure it, or measure a base.
 
 ``python -m experiments.study_worker STUDY_FOLDER NAME``; what is there already is not made again.
 """
@@ -9,20 +9,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import build, draw_thoughts, files
-from experiments.evaluation import evaluate, save_predictions
-from experiments.kl_gap import SAMPLED, class_sums, gap_record, sample_fixed, token_gaps
-from experiments.report import HELD_OUT, read_curve
+import torch
+from filelock import FileLock
+
+from experiments import build, draw_thoughts, files, own_answers
+from experiments.evaluation import GREEDY, evaluate, load_predictions, save_predictions
+from experiments.kl_gap import (
+    SAMPLED,
+    class_sums,
+    gap_record,
+    sample_fixed,
+    sampled_classes,
+    sampled_rows,
+    token_gaps,
+)
+from experiments.report import read_curve
 from experiments.schema import ExperimentConfig
 from experiments.study import COMPARED, Run, Study
 from experiments.train import train
+from experiments.watch import HELD_OUT
 from visual_opsd.contexts import Problem
+from visual_opsd.metrics.calibration import answer_confidence, expected_calibration_error
+from visual_opsd.metrics.token_classes import TOKEN_CLASSES
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.rollouts.answering import Way
 from visual_opsd.rollouts.trajectories import show
 from visual_opsd.seeds import row_seed
-
-DRAWINGS = "drawings-"
 
 
 def main() -> None:
@@ -37,25 +49,22 @@ def main() -> None:
 
 def do(study: Study, name: str) -> Path:
     """Do one part of a study; returns its result's file, written last."""
-    if name.startswith(DRAWINGS):
-        artist = draw_thoughts.fill(study.run(name.removeprefix(DRAWINGS)).config)
-        result: dict[str, Any] = {"num_drawn": artist.num_drawn}
-    elif name in study.bases:
-        result = measure_base(study, name)
-    else:
-        result = train_and_measure(study, study.run(name))
+    is_base = name in study.bases
+    result = measure_base(study, name) if is_base else train_and_measure(study, study.run(name))
     return files.write(study.result(name), json.dumps(result))
 
 
 def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
     """A run from start to numbers."""
     config = run.config
+    fill_bank(study, run)
     model_folder = train(config)
     last = build.last_checkpoint(config.folder)
     curve = read_curve(config.folder, HELD_OUT)
     sessions = list(config.folder.glob("metrics/session_*"))
     seconds = json.loads((config.folder / "cpu_seconds.json").read_text())
     measured = Measurement(study, run.name, run.base, model_folder)
+    is_compared = run.arm in COMPARED
     return {
         "arm": run.arm,
         "number": run.number,
@@ -66,9 +75,22 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         # A run that was stopped knows the seconds of its last session only.
         "cpu_seconds": seconds if len(sessions) == 1 else None,
         "curve": {"steps": curve.steps, "values": curve.values},
-        "scored": measured.score(is_compared=run.arm in COMPARED),
+        "scored": measured.score(is_compared=is_compared),
+        "calibration_error": measured.calibration_error() if is_compared else None,
         "gap": measured.gap(),
     }
+
+
+def fill_bank(study: Study, run: Run) -> None:
+    """Let the base draw, or draw and answer, what the arm is to see: once for all its seeds."""
+    config = run.config
+    path = study.folder / "banks" / f"{run.arm}.json"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # another seed may be at it
+        if config.data.answers == "own":
+            files.kept(path, lambda: {"file": str(own_answers.collect(config))})
+        elif config.method == "visual_opsd" and config.rollout.intervention == "drawn_vt":
+            files.kept(path, lambda: {"num_drawn": draw_thoughts.fill(config).num_drawn})
 
 
 def measure_base(study: Study, name: str) -> dict[str, Any]:
@@ -83,6 +105,7 @@ def measure_base(study: Study, name: str) -> dict[str, Any]:
         "base": name,
         "base_digest": build.digest(study.bases[name]),
         "scored": scored,
+        "calibration_error": measured.calibration_error(),
         "gap": measured.gap(),
     }
 
@@ -107,7 +130,7 @@ class Measurement:
             asked += [
                 ("unseen_sizes", "text_only", self.study.problems("unseen_sizes")),
                 ("hard", "text_only", self.study.problems("hard")),
-                ("test", "privileged", self.test[: 2 * num_drawn]),
+                ("test", "privileged", self.test[:num_drawn]),
                 ("test", "drawn", self.test[:num_drawn]),
             ]
         return [self._answer(on, way, problems) for on, way, problems in asked]
@@ -132,6 +155,19 @@ class Measurement:
             "classes": class_sums(fixed, gaps, self.tokenizer),
             "max_rescore_error": fixed.max_rescore_error,
         }
+
+    def calibration_error(self) -> float:
+        """How far confidence in an answer is from its being right, in bins; text-only, greedy."""
+        problems = self.test[: self.settings.num_drawn]
+        greedy = sample_fixed(self.model, self.tokenizer, problems, GREEDY, self.settings.seed)
+        answer = TOKEN_CLASSES.index("answer")
+        rows = zip(
+            sampled_rows(greedy, "log_probs"), sampled_classes(greedy, self.tokenizer), strict=True
+        )
+        confidence = answer_confidence([row[classes == answer] for row, classes in rows])
+        answers = load_predictions(self.study.predictions(self.name, "test", "text_only"))
+        is_right = torch.tensor([found.is_solved for found in answers[: len(problems)]])
+        return expected_calibration_error(confidence, is_right)
 
     def _answer(self, on: str, way: Way, problems: Sequence[Problem]) -> list[str]:
         found = evaluate(self.model, self.tokenizer, problems, way, seed=self.settings.seed)

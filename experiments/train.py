@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
 from datamodules.mazes import ProblemSource, ThinkMorphRows
+from datamodules.own_answers import OwnAnswers
 from experiments import build
 from experiments.environment import note_environment
 from experiments.export import export
@@ -90,6 +91,10 @@ def note_left_out(source: ProblemSource, folder: Path) -> None:
     Raises:
         ValueError: No row is left to train on.
     """
+    if isinstance(source, OwnAnswers):
+        print(
+            f"{len(source)} own answers are trained on; {source.num_left_out} out of form left out"
+        )
     if not isinstance(source, ThinkMorphRows):
         return
     rows = source.rows

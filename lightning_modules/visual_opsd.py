@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from lightning_modules.optimisation import OptimiserConfig, configure
 from visual_opsd.contexts import Encode, ProblemBatch, student_context, teacher_context
-from visual_opsd.losses.divergence import DivergenceConfig, divergence, teacher_scores
+from visual_opsd.losses.divergence import (
+    DivergenceConfig,
+    Pooling,
+    TeacherScores,
+    divergence,
+    pooled,
+    teacher_scores,
+)
+from visual_opsd.losses.tokens import TokenLosses, entropy, most_uncertain, token_weights
+from visual_opsd.rollouts.trajectories import Rollout
 from visual_opsd.teachers import AdapterOff, WeightMemory
 from visual_opsd.trainable import LoRAConfig, adapt, freeze_drawing
 from visual_opsd.weights import WholeWeights
@@ -29,6 +38,10 @@ class VisualOPSDConfig:
 
     Fixed by default: nothing trains the teacher's context, so a teacher that follows the student
     forgets how to read visual thoughts (decision record 0003)."""
+    pooling: Pooling = "mean"
+    """How the teacher's distributions become one where it sees several drawings in turn."""
+    uncertain_share: float = 1.0
+    """Of a completion's tokens, those that the student was least sure of; only they count."""
     ema_decay: float = 0.995
     """Of the moving average, once an optimiser step; 0 would be ``current``, 1 ``fixed``."""
     lora: LoRAConfig | None = None
@@ -36,6 +49,8 @@ class VisualOPSDConfig:
     optimiser: OptimiserConfig = OptimiserConfig()
 
     def __post_init__(self) -> None:
+        if not 0 < self.uncertain_share <= 1:
+            raise ValueError(f"uncertain_share must lie in (0, 1], got {self.uncertain_share}")
         if self.teacher == "adapter_off" and self.lora is None:
             raise ValueError(
                 "visual_opsd.teacher=adapter_off switches adapters off, and visual_opsd.lora is "
@@ -92,30 +107,50 @@ class VisualOPSD(L.LightningModule):
             raise RuntimeError(
                 "the batch has no rollout: train VisualOPSD with callbacks.rollout.RolloutCallback"
             )
-        completions, shown = batch.rollout.completions, batch.rollout.shown
+        completions, config = batch.rollout.completions, self.config.divergence
         student_sees = [student_context(problem, self.encode) for problem in batch.problems]
-        teacher_sees = [teacher_context(problem, self.encode) for problem in shown]
 
-        config = self.config.divergence
-        with torch.no_grad(), self.teacher_weights() as teacher:
-            scores = teacher.logits(
-                teacher(teacher_sees, completions.ids),
-                lambda logits, _: teacher_scores(logits, config),
-            )
+        scores = self._teacher_scores(batch.rollout)
         per_token = self.model.logits(
             self.model(student_sees, completions.ids),
-            lambda logits, rows: divergence(logits, scores.rows(rows), config),
+            lambda logits, rows: TokenLosses(
+                divergence(logits, scores.rows(rows), config), entropy(logits)
+            ),
         )
-        loss = (per_token * token_weights(completions.is_sampled)).sum()
+        counts = most_uncertain(
+            completions.is_sampled, per_token.entropy, self.config.uncertain_share
+        )
+        loss = (per_token.divergence * token_weights(counts)).sum()
         self.log("train/divergence", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        mean_entropy = (per_token.entropy * token_weights(completions.is_sampled)).sum()
+        self.log("train/entropy", mean_entropy, batch_size=len(batch), sync_dist=True)
         return loss
 
+    def _teacher_scores(self, rollout: Rollout) -> TeacherScores:
+        """The teacher's of the same completions; of several drawings one after the other."""
+        config, ids = self.config.divergence, rollout.completions.ids
+        whole = config if len(rollout.views) == 1 else replace(config, top_k=None)
+        with torch.no_grad(), self.teacher_weights() as teacher:
+            found = []
+            for shown in rollout.views:
+                sees = [teacher_context(problem, self.encode) for problem in shown]
+                hidden = teacher(sees, ids)
+                found.append(
+                    teacher.logits(hidden, lambda logits, _: teacher_scores(logits, whole))
+                )
+            return pooled(found, self.config.pooling, config)
+
     @contextmanager
-    def rollout_weights(self) -> Iterator[Any]:
-        """The student, to sample from in the precision that it is scored in."""
+    def rollout_weights(self, policy: Literal["student", "start"] = "student") -> Iterator[Any]:
+        """The student, to sample from in the precision that it is scored in; or what it started as.
+
+        The start weights are those of the teacher that stays there: no other keeps them.
+        """
+        assert policy == "student" or self.config.teacher_decay == 1, "the schema refuses it"
         is_training = self._trainer is not None
         with (
             self.trainer.precision_plugin.forward_context() if is_training else nullcontext(),
+            self.teacher.recalled(self.model) if policy == "start" else nullcontext(),
             self.place.gathered(self.model) as student,
         ):
             yield student
@@ -165,10 +200,3 @@ class VisualOPSD(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what trains, to the trainer's last step."""
         return configure(self, self.config.optimiser, self.trainer.max_steps)
-
-
-def token_weights(is_sampled: tuple[Tensor, ...]) -> Tensor:
-    """Mean over a completion's sampled tokens, then over completions (Eq. 7); sums to 1."""
-    return torch.cat(
-        [mask.float() / (mask.sum().clamp(min=1) * len(is_sampled)) for mask in is_sampled]
-    )

@@ -7,13 +7,14 @@ that one is changed in the same way.
 """
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from visual_opsd.contexts import Image, Problem
@@ -23,6 +24,9 @@ PATCH_PIXELS = 16
 """Side of the squares that ``patch_shuffled`` moves: a cell of the tiny preset's mazes."""
 BLUR_SHARE = 1 / 16
 """Standard deviation of ``blurred``, as a share of the picture's shorter side."""
+MARKED = 0.25
+"""How far a pixel value must be from the problem's for ``region_crop`` to take it as marked: an
+eighth of the range, beyond what JPEG and resizing change."""
 
 Intervention = Callable[[Problem, Problem | None, torch.Generator], Problem]
 Pixels = Float[Tensor, "3 height width"]
@@ -31,7 +35,8 @@ Pixels = Float[Tensor, "3 height width"]
 def intervene(name: str, problem: Problem, donor: Problem | None, seed: int) -> Problem:
     """The problem with its visual thoughts replaced as ``name`` says.
 
-    ``donor`` is another problem, whose thoughts ``other_vt`` shows; the rest do not look at it.
+    ``donor`` is whose thoughts ``other_vt`` and ``wrong_vt`` show: another problem, or this one
+    wrongly solved. The rest do not look at it.
     """
     change = intervention(name)
     if name not in WITHOUT_VISUAL_THOUGHTS and not problem.visual_thoughts:
@@ -92,6 +97,19 @@ def other_vt(problem: Problem, donor: Problem | None, generator: torch.Generator
     return replace(problem, visual_thoughts=donor.visual_thoughts)
 
 
+def wrong_vt(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
+    """A wrong solution of the same problem, drawn as right ones are: the data makes the donor."""
+    if donor is None or donor.problem_id != problem.problem_id:
+        found = None if donor is None else donor.problem_id
+        raise ValueError(
+            f"wrong_vt needs problem {problem.problem_id} itself, wrongly solved, as its donor "
+            f"(data.donors=wrong); got {found}"
+        )
+    if donor.answer == problem.answer:
+        raise ValueError(f"wrong_vt needs a wrong donor: {donor.problem_id} has the true answer")
+    return replace(problem, visual_thoughts=donor.visual_thoughts)
+
+
 def patch_shuffled(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
     """The true pictures cut into squares and put together at random: content without layout."""
     return _repainted(problem, lambda pixels: shuffle_patches(pixels, PATCH_PIXELS, generator))
@@ -133,6 +151,27 @@ def problem_copy(problem: Problem, donor: Problem | None, generator: torch.Gener
     )
 
 
+def region_crop(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
+    """Where the true thought draws, the problem's picture enlarged, and nothing drawn in it.
+
+    What Vision-OPD's teacher sees (arXiv 2605.18740), whose data sets say where to look.
+    """
+    image = problem.image
+
+    def enlarge(thought: Image) -> Image:
+        latents = thought.latent_pixels
+        return replace(
+            thought,
+            pixels=marked_region(image.pixels, thought.pixels),
+            latent_pixels=None if latents is None else marked_region(image.drawn_pixels, latents),
+        )
+
+    try:
+        return _with_thoughts(problem, enlarge)
+    except ValueError as error:
+        raise ValueError(f"region_crop of problem {problem.problem_id}: {error}") from error
+
+
 def no_vt(problem: Problem, donor: Problem | None, generator: torch.Generator) -> Problem:
     """No picture: the teacher keeps only the sentences that announce one."""
     return replace(problem, visual_thoughts=())
@@ -152,18 +191,45 @@ INTERVENTIONS: dict[str, Intervention] = {
     "true_vt": true_vt,
     "drawn_vt": drawn_vt,
     "other_vt": other_vt,
+    "wrong_vt": wrong_vt,
     "patch_shuffled": patch_shuffled,
     "blurred": blurred,
     "matched_noise": matched_noise,
     "legacy_noise": legacy_noise,
     "blank": blank,
     "problem_copy": problem_copy,
+    "region_crop": region_crop,
     "no_vt": no_vt,
     "answer_text": answer_text,
     "solution_text": solution_text,
 }
 WITHOUT_VISUAL_THOUGHTS = frozenset({"no_vt", "answer_text", "solution_text"})
 """Those that show no picture, and need none."""
+
+
+def marked_region(original: Pixels, marked: Pixels) -> Pixels:
+    """What ``marked`` changes of ``original``, cut out of the latter, in the size of the former.
+
+    The smallest rectangle of the picture's own proportions around every changed pixel.
+    """
+    size = original.shape[1:]
+    resized = F.interpolate(marked.unsqueeze(0), size, mode="bilinear", antialias=True)[0]
+    is_marked = ((resized - original).abs() > MARKED).any(dim=0)
+    if not is_marked.any():
+        raise ValueError("the visual thought marks nothing in the problem's picture")
+    ends = [places[[0, -1]].tolist() for places in map(_where_any, (is_marked, is_marked.T))]
+    share = max((last + 1 - first) / side for (first, last), side in zip(ends, size, strict=True))
+    part = original
+    for axis, ((first, last), side) in enumerate(zip(ends, size, strict=True), start=1):
+        length = math.ceil(share * side)
+        start = min(max((first + last + 1 - length) // 2, 0), side - length)
+        part = part.narrow(axis, start, length)
+    return F.interpolate(part.unsqueeze(0), marked.shape[1:], mode="bilinear")[0].clamp(-1, 1)
+
+
+def _where_any(mask: Bool[Tensor, "rows columns"]) -> Int[Tensor, " found"]:
+    """The rows in which anything is true."""
+    return mask.any(dim=1).nonzero()[:, 0]
 
 
 def shuffle_patches(pixels: Pixels, patch: int, generator: torch.Generator) -> Pixels:

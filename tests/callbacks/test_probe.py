@@ -1,13 +1,17 @@
 """A probe looks on; without it not a bit of the run is another."""
 
 import copy
+import csv
 
 import lightning as L
 import pytest
 import torch
 
+from callbacks.monitor import CollapseMonitor
 from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback, RolloutConfig
+from callbacks.saving import SavePoints, saved_steps
+from callbacks.stopping import EarlyStop
 from lightning_modules.optimisation import OptimiserConfig
 from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig
 from tests import tiny
@@ -101,3 +105,56 @@ def test_what_it_finds_is_logged_at_its_step(train, tmp_path):
     rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
     found = {row["step"]: row["held_out/found"] for row in rows if row["held_out/found"]}
     assert found == {"0": "0.25", "2": "0.25"}
+
+
+def logged(folder):
+    """The rows that a CSVLogger wrote."""
+    with (folder / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_removing_the_collapse_monitor_changes_no_bit(train, tokenizer, tmp_path):
+    """What it logs: completions are varied, and what is scored is what was sampled."""
+    monitor = CollapseMonitor(tokenizer.encode, tokenizer.decode, every=1)
+    logger = L.pytorch.loggers.CSVLogger(tmp_path)
+    beside = train(monitor, logger=logger, log_every_n_steps=1, max_steps=2)
+    without = train(max_steps=2)
+    for name, one in without.model.state_dict().items():
+        assert torch.equal(one, beside.model.state_dict()[name]), name
+    rows = [row for row in logged(tmp_path) if row["monitor/distinct_2"]]
+    assert len(rows) == 2
+    for row in rows:
+        assert 0 < float(row["monitor/distinct_2"]) <= 1
+        assert float(row["monitor/format_rate"]) == 0  # random weights know no form
+        assert float(row["monitor/rescoring_error"]) < 1e-4
+        assert float(row["train/entropy"]) > 0
+
+
+def test_a_probe_of_the_teacher_looks_at_the_teachers_weights(train):
+    """The moving average halves the way; it is looked at before it follows its last step."""
+    weights = []
+
+    def measure(model):
+        weights.append(model.language_model.lm_head.weight.clone())
+        return {}
+
+    module = train(Probe(measure, every=1), Probe(measure, every=1, of_teacher=True), max_steps=2)
+    start, start_teacher, _, first_teacher, last, last_teacher = weights
+    assert torch.equal(start, start_teacher)
+    assert torch.equal(first_teacher, start)
+    assert not torch.equal(last_teacher, last)
+    (name,) = [name for name in module.teacher.weights if name.endswith("lm_head.weight")]
+    torch.testing.assert_close(module.teacher.weights[name], (last_teacher + last) / 2)
+
+
+def test_a_run_ends_when_its_score_has_not_risen_for_so_many_looks(train, tmp_path):
+    """And leaves a checkpoint of where it ended."""
+    scores = iter([0.3, 0.5, 0.6, 0.6, 0.4, 0.9, 0.9])
+    probe = Probe(lambda model: {"score": next(scores)}, every=1)
+    stop = EarlyStop(probe, "score", patience=2)
+    train(probe, stop, SavePoints(tmp_path, 100), max_steps=6, enable_checkpointing=True)
+    assert saved_steps(tmp_path) == [4]
+    assert stop.state_dict() == {"best": 0.6, "num_worse": 2}
+    resumed = EarlyStop(probe, "score", patience=2)
+    resumed.load_state_dict(stop.state_dict())
+    assert resumed.state_dict() == stop.state_dict()

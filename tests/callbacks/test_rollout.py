@@ -108,6 +108,55 @@ def test_drawn_thoughts_replace_the_data_sets(roll_out, batch, base, tokenizer, 
         assert torch.equal(one.visual_thoughts[0].pixels, other.visual_thoughts[0].pixels)
 
 
+def test_several_drawings_are_shown_in_turn(roll_out, batch, base, tokenizer, tmp_path):
+    """Each of its own seed; the first is the one that a run with one drawing shows."""
+    illustrator = Illustrator(
+        lambda: base,
+        tokenizer,
+        checkpoint="digest",
+        cache=DrawingCache(tmp_path),
+        drawing=Drawing(num_timesteps=2, text_guidance=1.0),
+        sampling=SAMPLING,
+        seed=0,
+    )
+    alone = roll_out(batch, intervention="drawn_vt", illustrator=illustrator)
+    found = roll_out(batch, intervention="drawn_vt", num_drawings=2, illustrator=illustrator)
+    assert illustrator.num_drawn == 2 * len(batch)
+    assert (len(alone.views), len(found.views)) == (1, 2)
+    for first, second, one in zip(*found.views, alone.shown, strict=True):
+        drawn, other, again = (p.visual_thoughts[0].pixels for p in (first, second, one))
+        assert torch.equal(drawn, again)
+        assert not torch.equal(drawn, other)
+    with pytest.raises(ValueError, match="num_drawings 2 is for drawn_vt"):
+        RolloutConfig(num_drawings=2)
+
+
+def test_off_policy_completions_are_the_start_weights_own_whatever_the_step(
+    roll_out, batch, module
+):
+    """A problem has one, however far the student has gone."""
+    before = roll_out(batch, policy="start").completions
+    with torch.no_grad():
+        for weight in module.model.parameters():
+            weight.mul_(1.5 if weight.requires_grad else 1)
+    after = roll_out(batch, policy="start", step=3, batch_idx=7).completions
+    student = roll_out(batch, policy="student", step=3, batch_idx=7).completions
+    assert all(torch.equal(a, b) for a, b in zip(before.ids, after.ids, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(student.ids, after.ids, strict=True))
+
+
+def test_gold_completions_are_the_solutions_end_mark_included(roll_out, batch, tokenizer):
+    whole = roll_out(batch, policy="gold", sampling=Sampling(max_tokens=500)).completions
+    for problem, ids in zip(batch.problems, whole.ids, strict=True):
+        assert tokenizer.decode(ids[:-1].tolist()) == problem.solution
+        assert ids[-1] == tokenizer.marks.end
+    assert not any(whole.is_cut)
+    assert torch.cat(whole.is_sampled).all()
+    cut = roll_out(batch, policy="gold").completions
+    assert all(cut.is_cut)
+    assert set(cut.lengths) == {SAMPLING.max_tokens}
+
+
 def test_the_students_gradient_does_not_run_through_its_rollout(roll_out, batch):
     assert not any(x.requires_grad for x in roll_out(batch).completions.log_probs)
 

@@ -17,6 +17,7 @@ from datamodules.frozen_lake import (
     size_of,
     split_of,
     vsp_keys,
+    wrongly_solved,
 )
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
 from visual_opsd.benchmarks.mazes import Maze
@@ -109,8 +110,39 @@ def test_a_donor_is_another_maze_of_the_same_size():
         assert donor == donor_index(SETTINGS, "train", index, num_problems=100)
         assert size_of(SETTINGS, donor) == size_of(SETTINGS, index)
         assert generate(SETTINGS, "train", donor) != generate(SETTINGS, "train", index)
-    with pytest.raises(ValueError, match="at least 8"):
+    with pytest.raises(ValueError, match=r"donors=same.* size 3 among 4 problems"):
         donor_index(SETTINGS, "train", 0, num_problems=4)
+
+
+def test_a_donor_may_be_of_another_size_or_of_any():
+    for index in range(20):
+        other = donor_index(SETTINGS, "train", index, num_problems=100, kind="other")
+        assert size_of(SETTINGS, other) != size_of(SETTINGS, index)
+    chosen = [(index, donor_index(SETTINGS, "train", index, 100, "any")) for index in range(40)]
+    assert all(donor != index and donor < 100 for index, donor in chosen)
+    is_same = {size_of(SETTINGS, index) == size_of(SETTINGS, donor) for index, donor in chosen}
+    assert is_same == {True, False}
+    with pytest.raises(ValueError, match=r"donors=other.* of sizes \(4,\)"):
+        donor_index(replace(SETTINGS, sizes=(4,)), "train", 0, kind="other")
+
+
+def test_a_wrong_solution_is_the_same_problem_with_another_line_in_it():
+    for index in range(12):
+        problem, maze = (
+            generate_problem(SETTINGS, "train", index),
+            generate(SETTINGS, "train", index),
+        )
+        wrong = wrongly_solved(problem, maze)
+        assert wrong.answer != problem.answer
+        (drawn,) = wrong.visual_thoughts
+        # The line itself is no chain from S to G; with the goal where it leads, it is the answer.
+        assert read_path(drawn.pixels, maze) is None
+        *_, (row, column) = maze.cells(wrong.answer.split(","))
+        rows = [letters.replace("G", "F") for letters in maze.rows]
+        rows[row] = rows[row][:column] + "G" + rows[row][column + 1 :]
+        assert read_path(drawn.pixels, Maze(tuple(rows))) == tuple(wrong.answer.split(","))
+        for name in ("problem_id", "image", "question", "text_only_thought", "category"):
+            assert getattr(wrong, name) is getattr(problem, name)
 
 
 @pytest.mark.parametrize(

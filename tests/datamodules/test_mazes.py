@@ -59,6 +59,27 @@ def test_every_problem_comes_with_a_donor_of_its_size():
             assert maze != other
 
 
+def test_the_kind_of_donor_is_the_data_modules(tmp_path):
+    """Whether the mazes are generated or read from files, they are the same."""
+    write_mazes(tmp_path, SETTINGS, "train", 24)
+    plan = BatchPlan(batch_size=4)
+    for kind in ("other", "wrong"):
+        batch = ProblemLoader(BANK, plan, donors=kind).batch(0)
+        read = ProblemLoader(ThinkMorphRows(tmp_path), plan, donors=kind).batch(0)
+        for problem, donor, from_file in zip(
+            batch.problems, batch.donors, read.donors, strict=True
+        ):
+            if kind == "other":
+                for found in (donor, from_file):
+                    assert found.image.pixels.shape != problem.image.pixels.shape
+                continue
+            assert donor.problem_id == from_file.problem_id == problem.problem_id
+            assert donor.answer == from_file.answer != problem.answer
+            shown, read_back = donor.visual_thoughts[0], from_file.visual_thoughts[0]
+            assert torch.equal(shown.pixels, read_back.pixels)
+    assert ProblemLoader(BANK, plan, donors=None).batch(0).donors == ()
+
+
 def test_ranks_share_out_the_global_batch():
     whole = ProblemLoader(BANK, BatchPlan(batch_size=4))
     ranks = [

@@ -53,6 +53,14 @@ def test_mazes_written_are_the_mazes_read(tmp_path):
         assert read.visual_thoughts[0].role == made.visual_thoughts[0].role
 
 
+def test_only_mazes_can_be_wrongly_solved(tmp_path):
+    _write(tmp_path, [_row(0), _row(1, task="Visual_Search")])
+    folder = ThinkMorphFolder(tmp_path)
+    assert folder.wrongly_solved(0).answer != folder[0].answer
+    with pytest.raises(ValueError, match=r"row 1: a wrong solution .* not for Visual_Search"):
+        folder.wrongly_solved(1)
+
+
 def test_the_file_has_the_published_schema(tmp_path):
     path = _write(tmp_path, [_row()])
     schema = pq.ParquetFile(path).schema_arrow

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.ablate_noise import TABLE
 from experiments.schema import ExperimentConfig, differences, load_experiment, to_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +19,8 @@ def yaml(tmp_path):
 
 
 def shipped():
-    """The experiments; a base carries the resolved one that it was trained with."""
-    return [path for path in YAMLS if "bases" not in path.parts]
+    """The experiments; a base carries its resolved one, and a study is a table of many."""
+    return [path for path in YAMLS if "bases" not in path.parts and path != ROOT / TABLE]
 
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -167,3 +168,24 @@ def test_weights_rounded_by_hand_are_not_sharded(yaml):
         load_experiment(yaml, [sharded, "trainer.precision=bf16-true"])
     load_experiment(yaml, [sharded, "trainer.precision=bf16-mixed"])
     load_experiment(yaml, ["trainer.precision=bf16-true"])
+
+
+def test_a_control_that_shows_donors_says_which_it_needs(yaml):
+    """A wrong solution is no other problem's, and the other way round."""
+    wrong = ["rollout.intervention=wrong_vt"]
+    with pytest.raises(ValueError, match=r"wrong_vt needs data\.donors=wrong, got same"):
+        load_experiment(yaml, wrong)
+    with pytest.raises(ValueError, match=r"other_vt needs data\.donors=same, other or any"):
+        load_experiment(yaml, ["rollout.intervention=other_vt", "data.donors=wrong"])
+    assert load_experiment(yaml, [*wrong, "data.donors=wrong"]).data.donors == "wrong"
+    mixed = ["method=sft", "sft.mix={privileged:wrong_vt: 1.0}"]
+    with pytest.raises(ValueError, match="wrong_vt needs"):
+        load_experiment(yaml, mixed)
+    assert load_experiment(yaml, [*mixed, "data.donors=wrong"]).sft.mix
+
+
+def test_off_policy_sampling_needs_somebody_who_kept_the_start_weights(yaml):
+    off_policy = "rollout.policy=start"
+    assert load_experiment(yaml, [off_policy]).rollout.policy == "start"
+    with pytest.raises(ValueError, match="take fixed or adapter_off, not ema"):
+        load_experiment(yaml, [off_policy, "visual_opsd.teacher=ema"])

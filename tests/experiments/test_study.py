@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments import ablate_noise
+from experiments import ablate_noise, build
 from experiments.evaluation import Prediction, load_predictions, save_predictions
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
-from experiments.study import BASE, COMPARED, Study, load_study
+from experiments.study import BASE, COMPARED, ArmConfig, Study, load_study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import Results
@@ -22,8 +22,10 @@ from experiments.study_worker import donors_of
 from visual_opsd.statistics import holm, mcnemar_exact
 
 SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "study.max_seeds=2"]
+SMALL += ["study.num_resamples=100"]
 SOLVED = {BASE: 20, "true_vt": 34, "sft": 36, "matched_noise": 20, "answer_text": 35}
 """Of 40, the first so many; the other arms solve as many as the base."""
+IMITATED = ("sft", "self_training")
 CLOSED = {BASE: 0.0, "true_vt": 0.6, "sft": 0.1}
 
 
@@ -57,9 +59,9 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
     asked = [("test", "text_only", 40)]
     if name == base or arm in COMPARED:
         asked += [("unseen_sizes", "text_only", 10), ("hard", "text_only", 10)]
-        asked += [("test", "privileged", 20), ("test", "drawn", 10)]
+        asked += [("test", "privileged", 10), ("test", "drawn", 10)]
     if name == base:
-        asked += [(f"dose_{a}", "privileged", 10) for a in study.config.arms if a != "sft"]
+        asked += [(f"dose_{a}", "privileged", 10) for a in study.config.arms if a not in IMITATED]
     for on, way, count in asked:
         found = predictions(count, SOLVED.get(arm, 20) * count // 40, way)
         save_predictions(study.predictions(name, on, way), found)
@@ -67,6 +69,7 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
     gap = {"fixed_sums": [left, 3 * left, 2 * left], "fixed_lengths": [4, 6, 5], "fixed_mean": 0.4}
     gap |= {"classes": {"thought": [left, 10], "answer": [5 * left, 5]}, "max_rescore_error": 0.0}
     record = {"base": base, "base_digest": "abc", "scored": [a[:2] for a in asked], "gap": gap}
+    record["calibration_error"] = 0.1
     if name != base:
         record |= {"arm": arm, "number": int(name.rpartition("-")[2]), "steps": 600}
         record |= {"samples_a_step": 32, "cpu_seconds": 300.0}
@@ -96,7 +99,7 @@ def study(tmp_path: Path) -> Study:
 def test_every_arm_of_the_issue_has_its_seeds():
     arms = load_study(ablate_noise.TABLE).arms
     more, fewer = {"true_vt", "matched_noise", "sft"}, {"other_vt", "blank", "no_vt"}
-    fewer |= {"problem_copy", "drawn_vt", "answer_text"}
+    fewer |= {"problem_copy", "drawn_vt", "answer_text", "self_training"}
     assert {name for name, arm in arms.items() if arm.seeds == 5} == more
     assert {name for name, arm in arms.items() if arm.seeds == 3} == fewer
 
@@ -106,7 +109,7 @@ def test_arms_differ_in_what_the_teacher_is_shown_alone(tmp_path):
     first = {run.arm: run.config for run in study.runs if run.number == 1}
     for arm, config in first.items():
         keys = set(differing(first["true_vt"], config)) - {"name"}
-        if arm == "sft":
+        if config.method == "sft":
             assert config.sft.optimiser == first["true_vt"].visual_opsd.optimiser
         else:
             drawn = {k for k in keys if k.startswith("drawing")}
@@ -118,12 +121,15 @@ def test_arms_differ_in_what_the_teacher_is_shown_alone(tmp_path):
 def test_stopped_early_a_study_has_whole_seeds(tmp_path):
     numbers = [run.number for run in study_in(tmp_path, "study.max_seeds=5").runs]
     assert numbers == sorted(numbers)
-    assert [numbers.count(number) for number in range(1, 6)] == [9, 9, 9, 3, 3]
+    assert [numbers.count(number) for number in range(1, 6)] == [10, 10, 10, 3, 3]
 
 
-def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path):
-    (run,) = study_in(tmp_path).draws
-    assert run.name == "drawn_vt-1"
+@pytest.mark.parametrize("arm", ["drawn_vt", "self_training"])
+def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path, arm):
+    configs = [run.config for run in study_in(tmp_path).runs if run.arm == arm]
+    assert [config.seed for config in configs] == [42, 43]
+    assert {config.seed_of_drawings for config in configs} == {0}
+    assert len({build.own_answers_path(config) for config in configs}) == 1
 
 
 @pytest.mark.parametrize(
@@ -172,6 +178,15 @@ def test_folder_of_another_study_is_refused(study):
     with pytest.raises(ValueError, match="another study: num_dosed: 512 -> 7"):
         other.claim()
     Study.open(study.folder).claim()
+
+
+def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
+    config = replace(study.config, max_seeds=3, other_base=study.shared.model)
+    added = {**config.arms, "blurred": ArmConfig(changes=("rollout.intervention=blurred",))}
+    Study(replace(config, arms=added)).claim()
+    changed = {**added, "blurred": ArmConfig(changes=("rollout.intervention=blank",))}
+    with pytest.raises(ValueError, match=r"another study: arms.blurred: .*blurred.* -> .*blank"):
+        Study(replace(config, arms=changed)).claim()
 
 
 # Refused results
@@ -287,7 +302,9 @@ def test_speed_up_is_no_drawing_times_fewer_tokens():
         "base_text_only": [0.1, 0.1],
         "student_text_only": [0.05, 0.15],
     }
-    found = decompose(seconds, {"drawn": [40.0, 20.0], "student": [10.0, 20.0]}, seed=0)
+    found = decompose(
+        seconds, {"drawn": [40.0, 20.0], "student": [10.0, 20.0]}, seed=0, resamples=10
+    )
     assert found["whole"]["value"] == pytest.approx(10)
     assert found["fewer_tokens"]["value"] == pytest.approx(2)
     assert found["no_drawing"]["value"] == pytest.approx(5)

@@ -9,10 +9,12 @@ import torch
 
 from callbacks.rollout import RolloutCallback, RolloutConfig
 from lightning_modules.optimisation import OptimiserConfig
-from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig, token_weights
+from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig
 from tests import tiny
 from visual_opsd.contexts import ProblemBatch, student_context, teacher_context
+from visual_opsd.interventions import intervene
 from visual_opsd.losses.divergence import DivergenceConfig
+from visual_opsd.losses.tokens import entropy, most_uncertain, token_weights
 from visual_opsd.models.interface import Sampling
 from visual_opsd.rollouts.trajectories import (
     Rollout,
@@ -89,6 +91,63 @@ def test_the_loss_is_the_papers(module, tokenizer, problems):
     expected = torch.stack(rows).mean()
     assert expected > 1e-3
     torch.testing.assert_close(module.training_step(batch), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_teacher_that_sees_several_drawings_pools_what_it_says(module_of, tokenizer, problems):
+    """By hand: half the KL of either side to the mixture with the mean of two distributions."""
+    module = module_of(pooling="mean")
+    module.configure_model()
+    batch = rolled_out(module.model, tokenizer, problems[:4])
+    one = batch.rollout
+    other = tuple(intervene("blank", problem, None, 0) for problem in problems[:4])
+    alone = module.training_step(batch)
+    batch.rollout = replace(one, also_shown=(one.shown,))
+    torch.testing.assert_close(module.training_step(batch), alone, atol=1e-6, rtol=1e-5)
+
+    batch.rollout = replace(one, also_shown=(other,))
+    ids = one.completions
+    student = log_probs(
+        module.model, [student_context(p, tokenizer.encode) for p in problems[:4]], ids
+    )
+    p = (
+        sum(
+            log_probs(
+                module.model, [teacher_context(p, tokenizer.encode) for p in shown], ids
+            ).exp()
+            for shown in (one.shown, other)
+        )
+        / 2
+    )
+    q = student.exp()
+    mixture = ((p + q) / 2).log()
+    expected = 0.5 * (p * (p.log() - mixture)).sum(-1) + 0.5 * (q * (student - mixture)).sum(-1)
+    expected = (expected * token_weights(ids.is_sampled)).sum()
+    pooled = module.training_step(batch)
+    torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=1e-4)
+    assert not torch.isclose(pooled, alone, rtol=1e-3)
+
+
+def test_the_uncertain_share_counts_where_the_student_hesitates(module_of, tokenizer, problems):
+    """The gradient of a fifth of the tokens, each completion's least certain ones."""
+    module = module_of(uncertain_share=0.2)
+    module.configure_model()
+    batch = rolled_out(module.model, tokenizer, problems)
+    completions = batch.rollout.completions
+    contexts = [student_context(problem, tokenizer.encode) for problem in problems]
+    entropies = entropy(log_probs(module.model, contexts, completions))
+    counts = torch.cat(most_uncertain(completions.is_sampled, entropies, 0.2))
+    assert 0.15 < counts.float().mean() < 0.4
+    changed = replace(
+        completions,
+        is_sampled=tuple(counts.split(list(completions.lengths))),
+    )
+    whole = module_of()
+    whole.configure_model()
+    told = ProblemBatch(problems)
+    told.rollout = replace(batch.rollout, completions=changed)
+    torch.testing.assert_close(module.training_step(batch), whole.training_step(told))
+    with pytest.raises(ValueError, match="uncertain_share must lie in"):
+        VisualOPSDConfig(uncertain_share=0.0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from datamodules.frozen_lake import MazeSettings, generate_problem
 from visual_opsd.contexts import (
@@ -21,6 +22,7 @@ from visual_opsd.interventions import (
     blur,
     intervene,
     intervention,
+    marked_region,
     noise_like,
     shuffle_patches,
 )
@@ -64,6 +66,13 @@ def donor():
     return problem("maze-2", 20, num_thoughts=1)
 
 
+def donor_for(name, problem, donor):
+    """What the data gives: another problem, or the same wrongly solved."""
+    if name != "wrong_vt":
+        return donor
+    return replace(problem, answer="U", visual_thoughts=donor.visual_thoughts)
+
+
 def in_bytes(text):
     return tuple(text.encode())
 
@@ -77,7 +86,7 @@ def same(left, right):
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_only_what_the_teacher_is_shown_or_told_changes(maze, donor, name):
     pixels = maze.image.pixels.clone()
-    shown = intervene(name, maze, donor, seed=0)
+    shown = intervene(name, maze, donor_for(name, maze, donor), seed=0)
     for field in fields(Problem):
         if field.name not in ("visual_thoughts", "hints"):
             assert getattr(shown, field.name) is getattr(maze, field.name)
@@ -91,7 +100,7 @@ def test_only_what_the_teacher_is_shown_or_told_changes(maze, donor, name):
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_the_student_never_notices(maze, donor, name):
-    shown = intervene(name, maze, donor, seed=0)
+    shown = intervene(name, maze, donor_for(name, maze, donor), seed=0)
     before, after = (student_context(p, lambda text: (len(text),)) for p in (maze, shown))
     assert all(a is b or a == b for a, b in zip(before, after, strict=True))
 
@@ -101,7 +110,7 @@ def test_the_teacher_never_sees_the_answer(maze, donor, name):
     """Of any control but those that are there to tell it: other words, the same context."""
 
     def seen(problem):
-        shown = intervene(name, problem, donor, seed=0)
+        shown = intervene(name, problem, donor_for(name, problem, donor), seed=0)
         assert shown.hints == ()
         context = teacher_context(shown, in_bytes)
         return [part.pixels.tolist() if isinstance(part, Image) else part for part in context]
@@ -129,7 +138,7 @@ def test_a_control_that_tells_says_it_in_place_of_the_picture(maze, name, told):
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_nothing_is_painted_over_in_place(maze, donor, name):
     kept = [thought.pixels.clone() for thought in maze.visual_thoughts]
-    intervene(name, maze, donor, seed=0)
+    intervene(name, maze, donor_for(name, maze, donor), seed=0)
     assert all(torch.equal(a, t.pixels) for a, t in zip(kept, maze.visual_thoughts, strict=True))
 
 
@@ -164,6 +173,18 @@ def test_other_vt_needs_another_problem(maze, donor):
         intervene("other_vt", maze, replace(donor, visual_thoughts=()), seed=0)
 
 
+def test_wrong_vt_shows_the_problem_itself_wrongly_solved(maze, donor):
+    wrong = replace(maze, answer="R", visual_thoughts=donor.visual_thoughts)
+    shown = intervene("wrong_vt", maze, wrong, seed=0)
+    assert shown.visual_thoughts == donor.visual_thoughts
+    assert shown.answer == maze.answer
+    for misfit in (None, donor):
+        with pytest.raises(ValueError, match=r"wrong_vt needs problem maze-1 .*data\.donors=wrong"):
+            intervene("wrong_vt", maze, misfit, seed=0)
+    with pytest.raises(ValueError, match="maze-1 has the true answer"):
+        intervene("wrong_vt", maze, maze, seed=0)
+
+
 def test_no_vt_keeps_the_teachers_sentences(maze):
     def encode(text):
         return (len(text),)
@@ -182,6 +203,31 @@ def test_problem_copy_shows_the_problem_again(maze):
 def test_blank_is_the_middle_of_the_pixel_range(maze):
     for thought in intervene("blank", maze, None, seed=0).visual_thoughts:
         assert not thought.pixels.any()
+
+
+def test_the_crop_shows_where_the_line_is_and_not_the_line():
+    """A red line in one corner of a maze: that corner comes, larger, without the line."""
+    problem = generate_problem(MazeSettings(sizes=(4,)), "train", 0)
+    original = problem.image.pixels
+    marked = original.clone()
+    marked[:, 32:64, 16:48] = torch.tensor([1.0, -1, -1])[:, None, None]
+    crop = marked_region(original, marked)
+    expected = original[:, 32:64, 16:48].unsqueeze(0)
+    assert torch.equal(crop, F.interpolate(expected, (64, 64), mode="bilinear")[0])
+    shown = intervene("region_crop", problem, None, seed=0).visual_thoughts[0].pixels
+    assert shown.shape == original.shape
+    assert (shown[0] - shown[1]).max() < 1.5  # no pure red, which the line is
+    blind = replace(problem, visual_thoughts=(replace(problem.image, role=Role.VISUAL_THOUGHT),))
+    with pytest.raises(ValueError, match=f"{problem.problem_id}: .* marks nothing"):
+        intervene("region_crop", blind, None, seed=0)
+
+
+def test_the_crop_keeps_proportions_and_stays_in_the_picture():
+    original = picture(0, (40, 80))
+    marked = original.clone()
+    marked[:, 35:40, 0:4] += 2
+    whole = F.interpolate(original[None, :, 35:40, 0:10], (40, 80), mode="bilinear")[0]
+    assert torch.equal(marked_region(original, marked), whole)
 
 
 def test_shuffling_keeps_every_patch_and_moves_some(maze):
@@ -290,7 +336,7 @@ def test_legacy_noise_leaves_the_pixel_range(maze):
     assert (noise.abs() > 1).float().mean().item() == pytest.approx(0.317, abs=0.03)
 
 
-@pytest.mark.parametrize("name", [*REPAINTED, "problem_copy"])
+@pytest.mark.parametrize("name", [*REPAINTED, "problem_copy", "region_crop"])
 def test_a_second_size_for_latents_is_changed_alike(maze, name):
     """Else the truth would stay visible to whoever reads latents."""
     second = picture(3, (32, 32))

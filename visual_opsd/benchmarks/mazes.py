@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from visual_opsd.seeds import row_seed
+
 Cell = tuple[int, int]
 """Row and column, counted from zero at the top left."""
 Moves = tuple[str, ...]
@@ -153,6 +155,27 @@ def vertical_then_horizontal(maze: Maze) -> Moves:
     vertical = ("D" if goal_row > row else "U",) * abs(goal_row - row)
     horizontal = ("R" if goal_column > column else "L",) * abs(goal_column - column)
     return vertical + horizontal
+
+
+def wrong_path(maze: Maze) -> Moves:
+    """A plausible mistake: the shortest path to another cell, about as long as the right one.
+
+    It never meets the goal, and is the same for equal mazes. Where the start has no way but to the
+    goal, it leads into a hole.
+    """
+    closed = [row.replace("G", "H") for row in maze.rows]
+    reached = distances(closed, maze.start)
+    if len(reached) == 1:
+        reached = distances([row.replace("H", "F") for row in maze.rows], maze.start)
+    misses = {
+        cell: abs(steps - maze.shortest_length)
+        for cell, steps in reached.items()
+        if cell not in (maze.start, maze.goal)
+    }
+    nearest = [cell for cell, miss in misses.items() if miss == min(misses.values())]
+    row, column = nearest[row_seed("wrong path", *maze.rows) % len(nearest)]
+    closed[row] = closed[row][:column] + "G" + closed[row][column + 1 :]
+    return _shortest_path(tuple(closed))
 
 
 def best_constant(mazes: Sequence[Maze], num_candidates: int = 50) -> tuple[Moves, float]:

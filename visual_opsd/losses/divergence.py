@@ -4,8 +4,9 @@ Shape suffixes: T = completion tokens, V = vocabulary, K = compared entries (kep
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,9 @@ class DivergenceConfig:
 
     PAPER: ClassVar["DivergenceConfig"]
 
+    kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd"
+    """``forward_kl``, KL(teacher || student), and ``reverse_kl`` name the two ends of the family:
+    ``teacher_weight`` 0 and 1."""
     teacher_weight: float = 0.5
     """Share of the teacher in the mixture, written beta in the papers; 0 and 1 are allowed."""
     temperature: float = 1.0
@@ -49,6 +53,14 @@ class DivergenceConfig:
         for name, clip in (("token_clip", self.token_clip), ("entry_clip", self.entry_clip)):
             if clip is not None and not clip > 0:
                 raise ValueError(f"{name} must be positive or None, got {clip}")
+        self._check_what_excludes_each_other()
+
+    def _check_what_excludes_each_other(self) -> None:
+        if self.kind != "jsd" and self.teacher_weight != 0.5:
+            raise ValueError(
+                f"teacher_weight belongs to kind jsd: {self.kind} has its own, got "
+                f"{self.teacher_weight}"
+            )
         if self.legacy:
             if self.top_k is not None and self.tail:
                 raise ValueError(
@@ -62,6 +74,11 @@ class DivergenceConfig:
             raise ValueError(
                 f"entry_clip belongs to legacy=True (else use token_clip), got {self.entry_clip}"
             )
+
+    @property
+    def beta(self) -> float:
+        """The teacher's share in the mixture, by whichever name."""
+        return {"jsd": self.teacher_weight, "forward_kl": 0.0, "reverse_kl": 1.0}[self.kind]
 
 
 # Appendix C and the launch script of the official release.
@@ -98,6 +115,26 @@ def teacher_scores(
     return TeacherScores(*_kept_and_tail(_floored(logits, config), ids))
 
 
+Pooling = Literal["mean", "log_mean"]
+
+
+def pooled(
+    views: Sequence[TeacherScores], pooling: Pooling, config: DivergenceConfig
+) -> TeacherScores:
+    """One teacher out of its scores of the same tokens in several contexts.
+
+    ``mean`` averages distributions, an expectation over visual thoughts (paper, Theorem 1);
+    ``log_mean`` their logarithms: what one context all but rules out stays unlikely. Several views
+    are scored on the whole vocabulary, and the top K is that of the pooled teacher.
+    """
+    if len(views) == 1:
+        return views[0]
+    log_probs = torch.stack([view.log_probs for view in views])
+    joint = log_probs.logsumexp(dim=0) if pooling == "mean" else log_probs.mean(dim=0)
+    # Normalises; the temperature is in the views already.
+    return teacher_scores(joint, replace(config, temperature=1.0))
+
+
 def divergence(
     student_logits: Float[Tensor, "tokens vocab"],
     teacher: TeacherScores,
@@ -105,7 +142,7 @@ def divergence(
 ) -> Float[Tensor, " tokens"]:
     """Generalised Jensen-Shannon divergence per token, in nats; gradient to the student only.
 
-    With b = ``teacher_weight`` and mixture ``m = b * teacher + (1 - b) * student``, returns
+    With b = ``config.beta`` and mixture ``m = b * teacher + (1 - b) * student``, returns
     ``[b * KL(teacher || m) + (1 - b) * KL(student || m)] / (4 b (1 - b))``.
     At b = 1/2 this is the paper's Eq. 7 (GKD, Agarwal et al. 2024, https://arxiv.org/abs/2306.13649).
     The divisor, absent there, makes the family continuous: without it the value falls to 0 at both
@@ -120,7 +157,7 @@ def divergence(
     if config.legacy:
         return _legacy_divergence(student_logits, teacher, config)
     student_TK, teacher_TK = _on_same_entries(student_logits, teacher, config)
-    per_token = _skewed_entries(student_TK, teacher_TK, config.teacher_weight).sum(dim=-1)
+    per_token = _skewed_entries(student_TK, teacher_TK, config.beta).sum(dim=-1)
     if config.token_clip is not None:
         # A factor without gradient, not a clamp: the most informative tokens keep teaching.
         per_token = per_token * (
@@ -228,7 +265,7 @@ def _legacy_divergence(
 ) -> Tensor:
     """The official release's loss, row by row (``opsd_loss.py``; written anew from its formula)."""
     student_TK, teacher_TK = _on_same_entries(student_logits, teacher, config)
-    beta = config.teacher_weight
+    beta = config.beta
     if beta == 0:
         entries = _kl_entries(teacher_TK, student_TK)
     elif beta == 1:

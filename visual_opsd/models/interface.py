@@ -121,6 +121,10 @@ class Completions:
 class Reader(Protocol):
     """Reads interleaved text and images, scores and writes text."""
 
+    @property
+    def end(self) -> int:
+        """Id of the mark that ends a completion."""
+
     def __call__(
         self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:

@@ -19,6 +19,13 @@ class Rollout:
     completions: Completions
     shown: tuple[Problem, ...]
     """The problems with the visual thoughts that the teacher sees."""
+    also_shown: tuple[tuple[Problem, ...], ...] = ()
+    """The same problems with other visual thoughts, which the teacher sees in their turn."""
+
+    @property
+    def views(self) -> tuple[tuple[Problem, ...], ...]:
+        """All that the teacher is shown, one after the other."""
+        return (self.shown, *self.also_shown)
 
 
 def sample_trajectories(
@@ -31,6 +38,24 @@ def sample_trajectories(
     """Ask the student, in its own context."""
     contexts = [student_context(problem, encode) for problem in problems]
     return model.sample(contexts, sampling, seeds)
+
+
+def gold_trajectories(
+    problems: Sequence[Problem], encode: Encode, end: int, max_tokens: int
+) -> Completions:
+    """The data set's own solutions as completions: off-policy, and nobody's log-probabilities.
+
+    ``end`` is the mark that ends a completion; what goes beyond the budget is cut as sampling is.
+    """
+    device = problems[0].image.pixels.device
+    whole = [(*encode(problem.solution), end) for problem in problems]
+    ids = tuple(torch.tensor(row[:max_tokens], device=device) for row in whole)
+    return Completions(
+        ids,
+        tuple(torch.ones_like(row, dtype=torch.bool) for row in ids),
+        tuple(torch.full(row.shape, torch.nan, device=device) for row in ids),
+        tuple(len(row) > max_tokens for row in whole),
+    )
 
 
 def show(

@@ -56,18 +56,28 @@ class Illustrator:
         """The start weights, frozen, beside those in training."""
         return self._load()
 
-    def illustrate(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
-        """Every problem with its drawn visual thought, always as the cache holds it."""
-        keys = [self._key(problem) for problem in problems]
+    def illustrate(self, problems: Sequence[Problem], number: int = 0) -> tuple[Problem, ...]:
+        """Every problem with its drawn visual thought, always as the cache holds it.
+
+        Another ``number`` is another drawing of the same thought.
+        """
+        seeds = [self._seed_of(problem, number) for problem in problems]
+        keys = [self._key(problem, seed) for problem, seed in zip(problems, seeds, strict=True)]
         missing = [i for i, key in enumerate(keys) if self.cache.get(key) is None]
         if missing:
-            self._draw([problems[i] for i in missing], [keys[i] for i in missing])
+            chosen = [problems[i] for i in missing], [keys[i] for i in missing]
+            self._draw(*chosen, [seeds[i] for i in missing])
         return tuple(
             replace(problem, visual_thoughts=(self._read(key),))
             for problem, key in zip(problems, keys, strict=True)
         )
 
-    def _key(self, problem: Problem) -> str:
+    def _seed_of(self, problem: Problem, number: int) -> int:
+        # The first drawing's seed is as old as the caches that people have.
+        parts = (self.seed, problem.problem_id, number)
+        return row_seed(*(parts if number else parts[:2]))
+
+    def _key(self, problem: Problem, seed: int) -> str:
         image = problem.image
         seen = (
             [image.pixels] if image.latent_pixels is None else [image.pixels, image.latent_pixels]
@@ -78,7 +88,7 @@ class Illustrator:
             problem=f"{pixels} {problem.question}",
             thought=(self.sampling.max_tokens,),  # the thought is greedy: its budget decides it
             drawing=self.drawing,
-            seed=row_seed(self.seed, problem.problem_id),
+            seed=seed,
         )
 
     def _read(self, key: str) -> Image:
@@ -87,10 +97,9 @@ class Illustrator:
             raise OSError(f"{self.cache.path(key)} was written and cannot be read back")
         return self.look(Image(pixels, role=Role.VISUAL_THOUGHT))
 
-    def _draw(self, problems: Sequence[Problem], keys: Sequence[str]) -> None:
+    def _draw(self, problems: Sequence[Problem], keys: Sequence[str], seeds: Sequence[int]) -> None:
         """Think greedily, then draw; what was thought is context whether it asks or not."""
         encode = self.tokenizer.encode
-        seeds = [row_seed(self.seed, problem.problem_id) for problem in problems]
         with torch.no_grad():
             starts = [drawing_context(problem, encode).main for problem in problems]
             thoughts = self.model.sample(starts, self.sampling, seeds)

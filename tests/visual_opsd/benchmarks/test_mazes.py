@@ -9,6 +9,7 @@ from visual_opsd.benchmarks.mazes import (
     best_constant,
     distances,
     vertical_then_horizontal,
+    wrong_path,
 )
 
 # S F H
@@ -118,3 +119,24 @@ def test_what_cannot_be_solved_or_walked_says_so():
         Maze(("SHF", "HFF", "FFG")).shortest_path()
     with pytest.raises(ValueError, match="got 'X'"):
         SMALL.walk(("X",))
+
+
+def test_a_wrong_path_ends_elsewhere_and_is_mostly_as_long_as_the_right_one(mazes):
+    """What a careless reader would believe; no rule lets it pass."""
+    misses = []
+    for maze in mazes:
+        moves = wrong_path(maze)
+        *walked, end = maze.cells(moves)
+        assert moves
+        assert maze.goal not in (*walked, end)
+        assert not maze.walk(moves)
+        assert not maze.walk_as_gymnasium(moves)
+        assert moves == wrong_path(Maze(maze.rows))
+        misses.append(abs(len(moves) - maze.shortest_length))
+    assert np.mean(np.array(misses) == 0) > 0.7
+    assert np.mean(np.array(misses) <= 1) > 0.9
+
+
+def test_where_only_the_goal_is_open_the_wrong_path_ends_in_a_hole():
+    assert wrong_path(Maze(("SG", "HF"))) == ("D",)
+    assert wrong_path(Maze(("SHF", "GFF", "FFF"))) == ("R",)

@@ -13,6 +13,7 @@ from visual_opsd.losses.divergence import (
     divergence,
     generalized_jsd,
     kl_divergence_per_token,
+    pooled,
     teacher_scores,
 )
 
@@ -323,3 +324,49 @@ def test_legacy_equals_the_official_numbers(path, index):
     torch.testing.assert_close(
         grad, tensors[f"jsd/out/grad_student_logits_{index}"], atol=1e-6, rtol=1e-4
     )
+
+
+def test_the_ends_of_the_family_have_names(logits):
+    """They are a quarter of the textbook's KL, and where the family leads to."""
+    student, teacher = (Categorical(logits=x) for x in logits)
+    textbook = {
+        "forward_kl": (0.0, kl_divergence(teacher, student)),
+        "reverse_kl": (1.0, kl_divergence(student, teacher)),
+    }
+    for kind, (weight, expected) in textbook.items():
+        named = generalized_jsd(*logits, DivergenceConfig(kind=kind))
+        torch.testing.assert_close(named, expected / 4)
+        assert torch.equal(named, with_weight(logits, weight))
+        torch.testing.assert_close(
+            with_weight(logits, abs(weight - 1e-6)), named, rtol=1e-3, atol=0
+        )
+        legacy = generalized_jsd(*logits, DivergenceConfig(kind=kind, legacy=True))
+        torch.testing.assert_close(legacy, expected)
+    with pytest.raises(ValueError, match=r"forward_kl has its own, got 0\.3"):
+        DivergenceConfig(kind="forward_kl", teacher_weight=0.3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "log_mean"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_several_views_become_one_teacher(logits, pooling, temperature):
+    """Their mean, or their normalised geometric mean; the likeliest are those of the pool."""
+    config = DivergenceConfig(temperature=temperature)
+    probs = (logits / temperature).softmax(dim=-1)
+    joint = probs.mean(dim=0) if pooling == "mean" else probs.log().mean(dim=0).softmax(dim=-1)
+    views = [teacher_scores(view, config) for view in logits]
+    found = pooled(views, pooling, config)
+    torch.testing.assert_close(found.log_probs.exp(), joint)
+    top = pooled(views, pooling, replace(config, top_k=3))
+    torch.testing.assert_close(top.log_probs.exp(), joint.topk(3).values)
+    assert torch.equal(top.ids, joint.topk(3).indices)
+    assert pooled(views[:1], pooling, config) is views[0]
+
+
+def test_views_that_agree_are_one_view_and_what_one_rules_out_is_unlikely_to_both():
+    sure, open_ = torch.tensor([[0.0, -60.0, -60.0]]), torch.zeros(1, 3)
+    views = [teacher_scores(view, EXACT) for view in (sure, open_)]
+    mean, log_mean = (pooled(views, how, EXACT).log_probs.exp()[0] for how in ("mean", "log_mean"))
+    torch.testing.assert_close(mean, torch.tensor([4 / 6, 1 / 6, 1 / 6]))
+    assert log_mean[0] > 0.999
+    twice = pooled([views[1], views[1]], "mean", EXACT)
+    torch.testing.assert_close(twice.log_probs, views[1].log_probs)

@@ -54,10 +54,12 @@ def test_scored_log_probabilities_are_normalised(base, tokenizer, problems):
 def test_what_is_shown_replaces_the_visual_thoughts_alone(problems, name):
     """Order, question and answer stay; the student's picture too."""
     own, donors = problems[::2], problems[2::2] + problems[:1]  # of one size
+    if name == "wrong_vt":
+        donors = tuple(replace(problem, answer="U") for problem in own)
     shown = show(name, own, donors, range(len(own)))
     for before, after in zip(own, shown, strict=True):
         for field in before.__dataclass_fields__:
-            if field != "visual_thoughts":
+            if field not in ("visual_thoughts", "hints"):
                 assert getattr(after, field) is getattr(before, field)
     backwards = show(name, own[::-1], donors[::-1], range(len(own) - 1, -1, -1))[::-1]
     for one, other in zip(shown, backwards, strict=True):

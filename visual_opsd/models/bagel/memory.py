@@ -5,6 +5,7 @@ All sizes are bytes. ``docs/memory.md`` shows ``RUNS``; nothing here was measure
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -145,6 +146,7 @@ def memory_plan(config: BagelConfig, setup: TrainingSetup) -> dict[str, int]:
     }
 
 
+@lru_cache(maxsize=4)  # a study plans many runs of few shapes
 def _on_meta(config: BagelConfig) -> BagelModel:
     with torch.device("meta"):
         return BagelModel(config)

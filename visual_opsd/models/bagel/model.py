@@ -114,6 +114,11 @@ class BagelModel(nn.Module):
 
     # Reading and writing
 
+    @property
+    def end(self) -> int:
+        """Id of the mark that ends a completion."""
+        return self.config.tokens.end
+
     def forward(
         self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:
