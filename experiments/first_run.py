@@ -12,6 +12,7 @@ from experiments.looking import TokenGaps
 from experiments.report import DIVERGENCE, read_curve
 from experiments.schema import ExperimentConfig, load_experiment
 from experiments.side_by_side import train_all
+from experiments.watch import LOG_EVERY
 from visual_opsd.models.bagel import checkpoints
 
 
@@ -42,7 +43,7 @@ def draw_loss(config: ExperimentConfig) -> Figure:
     curve = read_curve(config.folder, DIVERGENCE)
     if not curve.steps:
         raise ValueError(
-            f"{config.folder} logged no step: it is logged every {build.LOG_EVERY} steps, and "
+            f"{config.folder} logged no step: it is logged every {LOG_EVERY} steps, and "
             f"trainer.max_steps is {config.trainer.max_steps}"
         )
     figure = Figure(figsize=(WIDTH_INCHES / 2, 3), layout="constrained")
