@@ -14,6 +14,7 @@ from torch import Tensor
 
 from experiments.answer import is_tiny
 from experiments.kl_gap import sample_fixed
+from experiments.looking import readable
 from visual_opsd.contexts import (
     SYSTEM_PROMPT_EVAL,
     SYSTEM_PROMPT_TRAIN,
@@ -64,15 +65,10 @@ def teachers_view(
 ) -> list[Written]:
     """The student's completions, each behind the teacher's context under every intervention."""
     fixed = sample_fixed(model, tokenizer, problems, sampling, seed)
-    ids = {
-        index: ids
-        for indices, completions in zip(fixed.batches, fixed.completions, strict=True)
-        for index, ids in zip(indices, completions.ids, strict=True)
-    }
     return [
         Written(
             problem,
-            ids[index],
+            fixed.only(index).completions[0].ids[0],
             {
                 name: teacher_context(intervene(name, problem, None, seed), tokenizer.encode)
                 for name in interventions
@@ -116,12 +112,16 @@ def reasoners_view(
         )
     prompt = SYSTEM_PROMPT_TRAIN if is_tiny(model.config) else SYSTEM_PROMPT_EVAL
     how = Interleaving(max_rounds=2, sampling=sampling, drawing=drawing, system_prompt=prompt)
+
+    def look(drawn: Image) -> Image:
+        return replace(readable(model.config, drawn), with_latents=True)
+
     pairs: dict[int, tuple[Written, Written]] = {}
     for indices in in_batches(problems, BATCH_SIZE):
         chosen = [problems[index] for index in indices]
         inputs = [_as_input(problem, tokenizer) for problem in chosen]
         seeds = [row_seed(seed, "reason", problem.problem_id) for problem in chosen]
-        reasonings = reason(model, tokenizer, inputs, how, seeds)
+        reasonings = reason(model, tokenizer, inputs, how, seeds, look)
         for index, problem, found in zip(indices, chosen, reasonings, strict=True):
             context = found.context.main
             drawn = images_in(context, Role.VISUAL_THOUGHT)

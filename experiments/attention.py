@@ -11,12 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from datamodules.frozen_lake import MazeSettings
-from datamodules.thinkmorph import ThinkMorphFolder
 from experiments import attention_figures, build
 from experiments.answer import is_tiny
 from experiments.attending import (
@@ -34,15 +31,13 @@ from experiments.attending import (
 from experiments.evaluation import FAST_DRAWING, GREEDY
 from experiments.figures import save_figure
 from experiments.files import write
+from experiments.looking import open_model, open_problems
 from experiments.report import difference, percent, words
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.answers import score_maze
-from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL, read_maze_pixels
+from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
 from visual_opsd.contexts import Problem
-from visual_opsd.models.bagel import checkpoints
-from visual_opsd.models.bagel.config import BagelConfig
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.bagel.preprocessing import protocol_for
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.statistics import Estimate, bootstrap_ratio, paired_bootstrap_difference, wilson
@@ -188,25 +183,12 @@ def is_solved(problem: Problem, text: str) -> bool:
     return score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
 
 
-def problems_for(config: BagelConfig, data: Path | None, count: int) -> list[Problem]:
-    """Held-out mazes, or the first rows of a ThinkMorph folder in the model's own sizes."""
-    if data is None:
-        if not is_tiny(config):
-            raise ValueError("this model reads no mazes of 16 px a cell: name a ThinkMorph folder")
-        return build.held_out(MazeSettings(), "test", count)
-    if is_tiny(config):
-        rows = ThinkMorphFolder(data, REDUCED_CELL)
-    else:
-        rows = ThinkMorphFolder(data, None, protocol_for(config, "harness"))
-    return [rows[index] for index in range(min(len(rows), count))]
-
-
 def main(command: Sequence[str] | None = None) -> None:
     """Command line; what a user got wrong is one line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.attention", description=__doc__)
     add = parser.add_argument
     add("--model", type=Path, default=TINY_BASE, help="checkpoint folder (default: %(default)s)")
-    add("--data", type=Path, help="a ThinkMorph folder; left out: held-out mazes")
+    add("--data", default="", help="a ThinkMorph folder; left out: held-out mazes")
     add("--problems", type=int, default=256, help="how many (default: %(default)s)")
     add("--max-tokens", type=int, default=64, help="of every text; 1024 for 7B")
     add("--seed", type=int, default=0)
@@ -238,11 +220,10 @@ def main(command: Sequence[str] | None = None) -> None:
 
 
 def prepare(
-    folder: Path, data: Path | None, num_problems: int, *, max_tokens: int = 64, seed: int = 0
+    folder: Path | str, data: str, num_problems: int, *, max_tokens: int = 64, seed: int = 0
 ) -> tuple[BagelModel, Tokenizer, Texts, LookingConfig]:
     """A model, and texts of its own to look into."""
-    model, tokenizer = checkpoints.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
-    problems = problems_for(model.config, data, num_problems)
+    model, tokenizer = open_model(folder)
     config = LookingConfig(
         sampling=replace(GREEDY, max_tokens=max_tokens),
         trajectories=Sampling(max_tokens=max_tokens),
@@ -250,16 +231,17 @@ def prepare(
         drawing=FAST_DRAWING if is_tiny(model.config) else Drawing(),
         seed=seed,
     )
-    return model, tokenizer, write_texts(model.eval(), tokenizer, problems, config), config
+    problems = open_problems(folder, data, num_problems)
+    return model, tokenizer, write_texts(model, tokenizer, problems, config), config
 
 
-def load_summary(folder: Path) -> dict[str, Any]:
+def load_summary(folder: Path | str) -> dict[str, Any]:
     """What the command wrote.
 
     Raises:
         FileNotFoundError: It did not; says what makes it.
     """
-    path = folder / SUMMARY
+    path = Path(folder) / SUMMARY
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: make it with python -m experiments.attention --out {folder}"

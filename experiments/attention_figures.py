@@ -129,13 +129,12 @@ FIGURES: dict[str, Callable[[Summary], Figure]] = {
 def overlay(
     images: Sequence[Image],
     masses: Sequence[Float[Tensor, "rows columns"]],
-    titles: Sequence[str],
 ) -> Figure:
     """Pictures, and over each of them what every image token is given; one scale for all."""
     figure = Figure(figsize=(2.9 * len(images), 3.2), layout="constrained")
     largest = max(float(mass.max()) for mass in masses)
     panels = np.atleast_1d(figure.subplots(1, len(images)))
-    for axes, image, mass, title in zip(panels, images, masses, titles, strict=True):
+    for axes, image, mass in zip(panels, images, masses, strict=True):
         height, width = image.pixels.shape[1:]
         picture = (image.pixels.permute(1, 2, 0).numpy() + 1) / 2
         axes.imshow(picture.mean(axis=2), cmap="gray", vmin=-0.6, vmax=1.2)
@@ -148,7 +147,8 @@ def overlay(
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="nearest",
         )
-        axes.set_title(f"{title}\n{100 * float(mass.sum()):.1f} % in all", fontsize=8)
+        title = image.role.value.replace("_", " ")
+        axes.set_title(f"{title}: {100 * float(mass.sum()):.1f} %", fontsize=8)
         axes.axis("off")
     figure.colorbar(shown, ax=list(panels), shrink=0.8).set_label("share per image token (%)")
     return figure
