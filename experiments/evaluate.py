@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -107,16 +107,22 @@ def main() -> None:
 
 def parse(arguments: Sequence[str]) -> EvaluateConfig:
     """``MODEL=``, ``DATA=`` and ``key=value`` over the defaults, strictly."""
+    return parse_as(EvaluateConfig, arguments)
+
+
+Config = TypeVar("Config")
+
+
+def parse_as(schema: type[Config], arguments: Sequence[str]) -> Config:
+    """The same for another command's dataclass, which may also have ``TRAIN=``."""
     spelt = [
-        key.lower() + equals + value if key in ("MODEL", "DATA") else argument
+        key.lower() + equals + value if key in ("MODEL", "DATA", "TRAIN") else argument
         for argument in arguments
         for key, equals, value in [argument.partition("=")]
     ]
     try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(EvaluateConfig), OmegaConf.from_dotlist(spelt)
-        )
-        return cast(EvaluateConfig, OmegaConf.to_object(merged))
+        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(spelt))
+        return cast(Config, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ValueError(f"{' '.join(arguments)}: {error}") from error
 

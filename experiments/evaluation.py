@@ -76,13 +76,14 @@ def evaluate(
             show=show,
         )
         for index, problem, given in zip(indices, chosen, answers, strict=True):
-            predictions[index] = _score(problem, given, way)
+            predictions[index] = score_answer(problem, given, way)
         if on_answers is not None:
             on_answers(chosen, answers)
     return [predictions[index] for index in range(len(problems))]
 
 
-def _score(problem: Problem, given: Answer, way: Way) -> Prediction:
+def score_answer(problem: Problem, given: Answer, way: Way) -> Prediction:
+    """Walk an answer through the maze that the problem's picture shows."""
     maze = read_maze_pixels(problem.image.pixels)
     # What the budget cut is no answer, unless it had come to an end by itself.
     has_ended = not given.is_cut or "</answer>" in given.text

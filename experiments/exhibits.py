@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from experiments.figures import RIGHT, WIDTH_INCHES, WRONG, Strip, in_style, kl_strip
 from experiments.report import table
-from experiments.results import PILOT, Results
+from experiments.results import PILOT, Results, origin_of
 from visual_opsd.statistics import (
     Estimate,
     bootstrap_closure,
@@ -316,9 +316,9 @@ def controls_seen(summary: dict[str, Any]) -> str:
     missing = f" Missing: {', '.join(summary['missing'])}." if summary["missing"] else ""
     return (
         f"Of {len(claims)} claims of the paper, conditional on this base: {said}. "
-        f"Supported: {'; '.join(held) or 'none'}.{missing} Commit `{summary['commit']}`, "
+        f"Supported: {'; '.join(held) or 'none'}.{missing} "
         f"{sum(arm['num_seeds'] for arm in summary['arms'].values())} runs, "
-        f"{summary['settings']['num_problems']:,} mazes."
+        f"{summary['settings']['num_problems']:,} mazes. {origin_of(summary)}"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import exhibits, looking, results, watching
+from experiments import drawings, exhibits, looking, results
 from experiments.evaluation import FAST_DRAWING
 from experiments.figures import save_figure
 from experiments.latency import OFFICIAL_DRAWING
@@ -80,8 +80,8 @@ def of_drawings() -> Iterator[Picture]:
     problem = looking.open_problems(TINY_BASE, "", DRAWN_PROBLEM + 1)[DRAWN_PROBLEM]
     protocols = {"official": OFFICIAL_DRAWING, "fast": FAST_DRAWING}
     for name, drawing in protocols.items():
-        watched = watching.watch(model, tokenizer, problem, drawing)
-        answer = watching.verdict(problem, watched.reasoning.texts[-1])
+        watched = drawings.watch(model, tokenizer, problem, drawing)
+        answer = drawings.verdict(problem, watched.reasoning.texts[-1])
         yield Picture(
             f"drawing_{name}",
             f"A visual thought being drawn, {name} protocol",
@@ -89,7 +89,7 @@ def of_drawings() -> Iterator[Picture]:
             f"text guidance {drawing.text_guidance}, image guidance {drawing.image_guidance}. Each "
             "frame is what the drawing would become if the velocity stayed as it is (t = 1 is "
             f"noise). The answer after looking: {answer}.",
-            watching.draw_forecasts(watched),
+            drawings.draw_forecasts(watched),
         )
 
 

@@ -58,9 +58,8 @@ class Trajectories:
 
     def tokens(self, tokenizer: Any, index: int) -> list[str]:
         """What was sampled for a problem, token by token: as long as its row of ``token_gaps``."""
-        (found,) = self.only(index).completions
-        ids = found.ids[0][found.is_sampled[0]].tolist()
-        return [tokenizer.decode([i]) or "[end]" for i in ids]
+        (ids,) = sampled_rows(self.only(index), "ids")
+        return [tokenizer.decode([i]) or "[end]" for i in ids.tolist()]
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from experiments.demo import ARMS, NAMES
 from experiments.evaluation import evaluate, load_predictions, save_predictions
 from experiments.schema import differences, load_experiment
 from experiments.story import Story, StorySettings
+from experiments.study import load_study as read_study
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.interventions import intervene
 from visual_opsd.rollouts.answering import Way
 
 SHIPPED = Path("notebooks/results")
 COMMAND, STUDY_COMMAND = "make demo", "make ablate-noise"
+STUDY_FILE = Path("experiments/ablate_noise.yaml")
 PILOT = ("matched_noise", "legacy_noise", "blank")
 """What is put before the base in place of its own drawing, at inference (paper, Fig. 3a)."""
 NUM_PILOT, NUM_TOKEN_ROWS = 512, 64
@@ -58,8 +60,7 @@ class Results:
     @property
     def origin(self) -> str:
         """Where the numbers come from, in a sentence."""
-        same = "as it is" if not self.differs else f"with {'; '.join(self.differs)}"
-        return f"Measured by `{self.command}` {same}, commit `{self.commit}`."
+        return origin_of(asdict(self))
 
     def is_solved(self, who: str, num_problems: int | None = None) -> NDArray[np.float64]:
         """1 where solved, of the first problems.
@@ -71,6 +72,13 @@ class Results:
             raise ValueError(f"nobody was scored as {who!r}; there are {sorted(self.solved)}")
         found = np.array([digit == "1" for digit in self.solved[who]], dtype=float)
         return found[:num_problems]
+
+
+def origin_of(found: Mapping[str, Any]) -> str:
+    """Command, what was set otherwise, and commit, of results or of a study."""
+    differs = "; ".join(found["differs"])
+    same = f"with other settings ({differs})" if differs else "as it is"
+    return f"Measured by `{found['command']}` {same}, commit `{found['commit']}`."
 
 
 def load(path: Path | str) -> Results:
@@ -100,7 +108,7 @@ def load(path: Path | str) -> Results:
 
 
 def load_study(path: Path | str) -> dict[str, Any]:
-    """The summary of a finished study, from its folder or from a copy.
+    """The summary of a finished study, from its folder or from a copy, and how it was made.
 
     Raises:
         FileNotFoundError: There is none; says which command makes it.
@@ -115,7 +123,7 @@ def load_study(path: Path | str) -> dict[str, Any]:
     if not isinstance(found, dict) or not wanted <= set(found):
         missing = sorted(wanted - set(found))
         raise ValueError(f"{path} is no study's summary, it lacks {missing}: {STUDY_COMMAND}")
-    return found
+    return {"command": STUDY_COMMAND, "differs": _study_differences(found)} | found
 
 
 def save(results: Results, path: Path) -> Path:
@@ -212,6 +220,17 @@ def _differences(story: Story) -> list[str]:
     ]
 
 
+def _study_differences(summary: dict[str, Any]) -> list[str]:
+    """From what its command does by itself."""
+    own = json.loads(json.dumps(asdict(read_study(STUDY_FILE))))
+    here = summary["settings"]
+    return [
+        f"{key}: {own[key]} -> {here[key]}"
+        for key in own
+        if key in here and key not in ("name", "output_dir", "quick") and own[key] != here[key]
+    ]
+
+
 def _short(values: Sequence[float]) -> list[float]:
     """A tenth of a millinat, or of a millisecond, is enough for a figure."""
     return [round(value, 4) for value in values]
@@ -229,8 +248,7 @@ def main() -> None:
     try:
         written = [save(collect(Path(options["RUN"])), out / "demo.json")]
         if study.is_dir():
-            command = {"command": STUDY_COMMAND}
-            written.append(_write(command | load_study(study), out / "ablate-noise.json"))
+            written.append(_write(load_study(study), out / "ablate-noise.json"))
         else:
             print(f"no {study} ({STUDY_COMMAND}): what is in {out} of a study stays as it is")
     except (ValueError, OSError) as error:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.study import BASE, OTHER_BASE, PAIRS
-from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Numbers
+from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Matrix, Numbers
 from visual_opsd.statistics import Estimate, bootstrap_statistic
 
 Verdict = Literal["supported", "not supported", "not testable here", "not measured"]
@@ -310,24 +310,23 @@ def decompose(
     ``seconds`` as :func:`experiments.latency.time_in_turn` gives them; ``tokens`` written for the
     same problems, ``drawn`` by the base and ``student`` in text alone.
     """
+    columns = {name: np.array(values) for name, values in seconds.items()}
+    columns |= {f"{who}_tokens": np.array(values) for who, values in tokens.items()}
 
-    def ratio(a: Sequence[float], b: Sequence[float], c: Any = None, d: Any = None) -> Any:
-        ones = np.ones(len(a))
-        return bootstrap_statistic(
-            lambda a, b, c, d: float(a.mean() / b.mean() / (c.mean() / d.mean())),
-            np.array(a),
-            np.array(b),
-            ones if c is None else np.array(c),
-            ones if d is None else np.array(d),
-            seed=seed,
-            resamples=min(resamples, 2000),
-        ).as_dict()
+    def ratio(a: Matrix, b: Matrix) -> float:
+        return float(a.mean() / b.mean())
 
-    drawn, student = seconds["drawn_official"], seconds["student_text_only"]
+    def resampled(statistic: Callable[..., float], *names: str) -> dict[str, float]:
+        chosen = [columns[name] for name in names]
+        found = bootstrap_statistic(statistic, *chosen, seed=seed, resamples=min(resamples, 2000))
+        return found.as_dict()
+
+    whole = ("drawn_official", "student_text_only")
+    fewer = ("drawn_tokens", "student_tokens")
     return {
-        "whole": ratio(drawn, student),
-        "fewer_tokens": ratio(tokens["drawn"], tokens["student"]),
-        "no_drawing": ratio(drawn, student, tokens["drawn"], tokens["student"]),
-        "whole_against_fast_drawing": ratio(seconds["drawn_fast"], student),
-        "base_text_only_over_student": ratio(seconds["base_text_only"], student),
+        "whole": resampled(ratio, *whole),
+        "fewer_tokens": resampled(ratio, *fewer),
+        "no_drawing": resampled(lambda a, b, c, d: ratio(a, b) / ratio(c, d), *whole, *fewer),
+        "whole_against_fast_drawing": resampled(ratio, "drawn_fast", "student_text_only"),
+        "base_text_only_over_student": resampled(ratio, "base_text_only", "student_text_only"),
     }

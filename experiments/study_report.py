@@ -277,7 +277,7 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
             ),
             "- Intervals: percentile bootstrap over seeds and problems; over three seeds it is too "
             "narrow by a fifth.",
-            "- Every number: `summary.json`, `arms.csv`; every answer: `predictions/`.",
+            "- Every number: `summary.json`, `arms.csv`, `seeds.csv`; answers: `predictions/`.",
         ]
     )
 

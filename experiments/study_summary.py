@@ -1,4 +1,4 @@
-"""``summary.json`` and ``arms.csv`` of a study: everything its report says, as numbers.
+"""What a study's report says, as numbers: ``summary.json``, ``arms.csv`` and ``seeds.csv``.
 
 Shares are fractions 0..1, intervals are over seeds and problems, at 95 % unless a name ends in 90.
 """
@@ -6,6 +6,7 @@ Shares are fractions 0..1, intervals are over seeds and problems, at 95 % unless
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -46,7 +47,8 @@ def summarise(study: Study) -> dict[str, Any]:
         "wall_seconds": round(study.seconds, 1),
     }
     files.write(study.folder / "summary.json", json.dumps(found, indent=2) + "\n")
-    files.write(study.folder / "arms.csv", as_csv(arms))
+    files.write(study.folder / "arms.csv", as_csv(arm_rows(arms)))
+    files.write(study.folder / "seeds.csv", as_csv(seed_rows(arms)))
     return found
 
 
@@ -86,7 +88,7 @@ def _base(numbers: Numbers, name: str) -> dict[str, Any]:
     }
 
 
-def as_csv(arms: dict[str, Any]) -> str:
+def arm_rows(arms: dict[str, Any]) -> list[dict[str, Any]]:
     """A row an arm: estimates in three columns each."""
     rows = []
     for arm, summary in arms.items():
@@ -97,6 +99,25 @@ def as_csv(arms: dict[str, Any]) -> str:
             elif value is None or isinstance(value, str | int | float):
                 row[key] = value
         rows.append(row)
+    return rows
+
+
+def seed_rows(arms: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a run."""
+    return [
+        {"arm": arm, "seed": seed, "accuracy": accuracy, "closure": closure}
+        for arm, summary in arms.items()
+        for seed, accuracy, closure in zip(
+            summary["seeds"],
+            summary["accuracy_by_seed"],
+            summary["closure_by_seed"],
+            strict=True,
+        )
+    ]
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """A table with the columns of all rows."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

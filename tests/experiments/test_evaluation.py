@@ -120,13 +120,13 @@ def test_the_gold_answer_and_the_true_drawing_are_found_right(problems):
             is_cut=False,
             drawn=problem.visual_thoughts[0],
         )
-        found = evaluation._score(problem, gold, "drawn")
+        found = evaluation.score_answer(problem, gold, "drawn")
         assert found.is_solved
         assert found.is_optimal
         assert not found.has_format_failure
         assert found.has_exact_drawing
         wrong = replace(gold, text="I give up", drawn=donor.visual_thoughts[0])
-        found = evaluation._score(problem, wrong, "drawn")
+        found = evaluation.score_answer(problem, wrong, "drawn")
         assert not found.is_solved
         assert found.has_format_failure
         assert not found.has_exact_drawing

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments import watching
+from experiments import drawings
 from experiments.evaluation import FAST_DRAWING
 from experiments.looking import TokenGaps, open_model, open_problems
 from tests import tiny
@@ -43,18 +43,18 @@ def test_a_drawing_is_watched_to_its_end(start, problems):
     model, tokenizer = open_model(start)
     contexts = [student_context(problem, tokenizer.encode) for problem in problems]
     tiny.inclined(model, contexts, {tokenizer.encode(tiny.ASKS)[0]: 100})  # always
-    watched = watching.watch(model, tokenizer, problems[0], FAST_DRAWING, max_tokens=4)
+    watched = drawings.watch(model, tokenizer, problems[0], FAST_DRAWING, max_tokens=4)
     drawn = watched.reasoning.images
     assert len(watched.forecasts) == len(drawn) * (FAST_DRAWING.num_timesteps - 1)
     assert (watched.forecasts[-1][1].pixels - drawn[-1].pixels).abs().max() <= 1.01 * 2 / 255
     model.codec = None
     with pytest.raises(ValueError, match="loaded without a codec"):
-        watching.watch(model, tokenizer, problems[0], FAST_DRAWING, max_tokens=4)
+        drawings.watch(model, tokenizer, problems[0], FAST_DRAWING, max_tokens=4)
 
 
 def test_a_model_that_asks_for_no_drawing_says_so(base_folder, problems):
     with pytest.raises(ValueError, match="without asking for a drawing"):
-        watching.watch(*open_model(base_folder), problems[0], FAST_DRAWING, max_tokens=4)
+        drawings.watch(*open_model(base_folder), problems[0], FAST_DRAWING, max_tokens=4)
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(start, tmp_path):
@@ -69,5 +69,6 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(start, tmp_path
 def test_a_path_is_walked_to_judge_it(problems):
     problem = problems[0]
     right = f"<answer>\\boxed{{{problem.answer}}}</answer>"
-    assert watching.verdict(problem, right).endswith("(right)")
-    assert watching.verdict(problem, "who knows").endswith("no answer (wrong)")
+    assert drawings.verdict(problem, right) == f"{problem.answer} (right)"
+    assert drawings.verdict(problem, "who knows") == "who knows (wrong)"
+    assert drawings.verdict(problem, "") == "no answer (wrong)"

@@ -16,6 +16,12 @@ NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 TRAINS = "05_your_own_data"
 
 
+@pytest.fixture(autouse=True)
+def kernels_import_this_tree(monkeypatch):
+    """Not the one that an environment shared by several trees names."""
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+
+
 def changed(path, **constants):
     """The notebook with other values of the constants that it names."""
     notebook = nbformat.read(path, as_version=4)

@@ -17,8 +17,9 @@ def answer_confidence(
     ``product``: the probability of the answer as a whole. ``mean``: the mean probability of its
     tokens, which does not fall with length. No answer is no confidence.
     """
-    of_row = {"product": lambda row: row.sum().exp(), "mean": lambda row: row.exp().mean()}[how]
-    return torch.stack([of_row(row) if len(row) else row.new_zeros(()) for row in log_probs])
+    sure = [row.sum().exp() if how == "product" else row.exp().mean() for row in log_probs]
+    is_answered = torch.tensor([len(row) > 0 for row in log_probs])
+    return torch.stack(sure).where(is_answered.to(sure[0].device), 0)
 
 
 def expected_calibration_error(

@@ -14,7 +14,7 @@ from experiments.answer import ask
 from experiments.evaluation import FAST_DRAWING
 from experiments.exhibits import SEED
 from experiments.looking import draw_pictures, open_model
-from visual_opsd.benchmarks.answers import extract_answer, score_maze
+from visual_opsd.benchmarks.answers import extract_answer, parse_moves, score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, render
 from visual_opsd.benchmarks.mazes import NAVIGATION_TASK
 from visual_opsd.contexts import Image, Problem
@@ -75,6 +75,7 @@ def verdict(problem: Problem, text: str) -> str:
     found = extract_answer(text).value
     if problem.task == NAVIGATION_TASK:
         is_right = score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
+        found = ",".join(parse_moves(found or "") or ()) or found
     else:
         is_right = found is not None and found.strip().casefold() == problem.answer.casefold()
     return f"{found or 'no answer'} ({'right' if is_right else 'wrong'})"
@@ -111,7 +112,7 @@ def side_by_side(problem: Problem, found: Mapping[str, Reasoning]) -> pd.DataFra
     ).T
 
 
-def drawings_seen(
+def seen(
     model: Any,
     tokenizer: Any,
     problems: Sequence[Problem],
