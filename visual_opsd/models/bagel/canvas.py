@@ -15,10 +15,13 @@ from visual_opsd.models.bagel.packing import Block, Source, image_block, pack
 if TYPE_CHECKING:
     from visual_opsd.models.bagel.model import BagelModel
 
-LANES, FEWEST_ROWS = 16, 4
-"""Of float32 on a CPU: numbers added at once, and rows from which a matrix product (MKL) takes its
-usual order. Sums over whole lanes, of products that large, do not depend on what else is in a
-batch, up to the 192 keys that MKL adds in one go; guidance would make 1e-5 of the difference."""
+# With both, a drawing on a CPU has the same bits alone and in any batch. Without, sums are taken in
+# other orders, and guidance makes 1e-5 of what rounding makes of that.
+LANES = 16
+"""Float32 numbers that a CPU adds at once: a sum over whole lanes of keys does not depend on how
+many of them are padding (up to 192 keys, which MKL adds in one go)."""
+FEWEST_ROWS = 4
+"""From so many on, a row of a matrix product (MKL) does not depend on their number."""
 
 
 class Canvas:
