@@ -146,6 +146,11 @@ class Reader(Protocol):
     ) -> Completions:
         """Sample one completion a context; the noise of a row depends on its seed alone."""
 
+
+@runtime_checkable
+class Attentive(Protocol):
+    """Says where its attention goes: a diagnostic that not every reader can give."""
+
     def attention(
         self,
         contexts: Sequence[Context],

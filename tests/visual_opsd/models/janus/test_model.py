@@ -19,7 +19,7 @@ from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig
 from tests import tiny
 from visual_opsd.contexts import knock_out, student_context, teacher_context
 from visual_opsd.losses.divergence import DivergenceConfig, teacher_scores
-from visual_opsd.models.interface import Drawer, Reader, Sampling
+from visual_opsd.models.interface import Attentive, Drawer, Reader, Sampling
 from visual_opsd.models.janus import model as janus_model
 from visual_opsd.models.janus.model import JanusReader
 from visual_opsd.rollouts.trajectories import rescoring_error
@@ -92,6 +92,7 @@ def inclined(reader, problems, tokenizer, shares):
 
 def test_it_is_a_reader_and_no_drawer(base):
     assert isinstance(base, Reader)
+    assert isinstance(base, Attentive)
     assert not isinstance(base, Drawer)
 
 
