@@ -147,6 +147,27 @@ class Reader(Protocol):
         """Sample one completion a context; the noise of a row depends on its seed alone."""
 
 
+@runtime_checkable
+class Attentive(Protocol):
+    """Says where its attention goes: a diagnostic that not every reader can give."""
+
+    def attention(
+        self,
+        contexts: Sequence[Context],
+        completions: Sequence[Int[Tensor, " _tokens"]],
+        *,
+        by_head: bool = False,
+    ) -> Float[Tensor, "layers *heads tokens segments"]:
+        """What each completion token gives to every segment of its context, layer by layer.
+
+        Shares that add up to 1; the last column is the completion so far, and what a shorter
+        context lacks is 0. The mean over heads, or ``by_head`` every one of them.
+        """
+
+    def segment_lengths(self, context: Context) -> tuple[int, ...]:
+        """Tokens of every segment, marks included."""
+
+
 Watch = Callable[[float, list[Image]], None]
 """Told the time before every step of a drawing, 1 is noise, and what each image would become if its
 velocity stayed as it is: x_t - t v (rectified flow, x_t = (1 - t) x_0 + t e)."""

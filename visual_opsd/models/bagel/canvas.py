@@ -42,6 +42,8 @@ class Canvas:
         self.cache = model._prefill(  # noqa: SLF001 - its other half
             contexts, room=longest + FEWEST_ROWS, multiple=multiple
         )
+        if self.cache.hidden is not None:
+            raise ValueError("a drawing looks at its whole context: knock out nothing of it")
         marks = model.config.tokens
         missing = max(0, FEWEST_ROWS // len(contexts) - 2)
         unseen = Block(Mode.CAUSAL, text=(marks.end,) * missing, targets=(-1,) * missing)

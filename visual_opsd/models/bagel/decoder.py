@@ -88,6 +88,8 @@ class Layout:
     sin: Float[Tensor, "batch time 1 head"]
     mask: Bool[Tensor, "batch 1 time keys"] | BlockMask | None
     """None where every query sees every key."""
+    observe: Callable[[Tensor, Tensor], None] | None = None
+    """Is shown the queries and keys of layer after layer."""
 
     def gather(self, streams: list[Tensor]) -> Float[Tensor, "batch time ..."]:
         """Streams to [batch, time]."""
@@ -132,6 +134,8 @@ class KeyValueCache:
         self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
         self.next_positions = torch.zeros(batch, dtype=torch.long, device=like.device)
         self.longest = 0
+        self.hidden: Bool[Tensor, "batch capacity"] | None = None
+        """Kept keys that were knocked out; None for none."""
         self._places: Int[Tensor, "batch time"] | None = None
         """Where the next tokens go, in [batch * capacity]; the same for all layers."""
 
@@ -145,6 +149,8 @@ class KeyValueCache:
         if missing > 0:
             self.keys = [F.pad(keys, (0, 0, 0, 0, 0, missing)) for keys in self.keys]
             self.values = [F.pad(values, (0, 0, 0, 0, 0, missing)) for values in self.values]
+            if self.hidden is not None:
+                self.hidden = F.pad(self.hidden, (0, missing))
             self._places = None
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,6 +170,7 @@ class KeyValueCache:
         """Keep only ``rows``."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
+        self.hidden = None if self.hidden is None else self.hidden[rows]
         self.lengths = self.lengths[rows]
         self.next_positions = self.next_positions[rows]
         self.longest = int(self.lengths.max())
@@ -201,7 +208,10 @@ class Attention(Experts):
         k = k * layout.cos + rotate_half(k) * layout.sin
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        y = attend(q.to(v.dtype), k.to(v.dtype), v, layout.mask)  # norms are float32 in autocast
+        q, k = q.to(v.dtype), k.to(v.dtype)  # norms are float32 in autocast
+        if layout.observe is not None:
+            layout.observe(q, k)
+        y = attend(q, k, v, layout.mask)
         return self.each("o_proj", layout.scatter(y.flatten(2), streams))
 
     def _heads(self, name: str, streams: Streams, layout: Layout) -> Tensor:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from visual_opsd.contexts import IMAGE_START, Context, DrawingContext, Image, Role
-from visual_opsd.models.bagel import flow
+from visual_opsd.models.bagel import flow, observing
 from visual_opsd.models.bagel.attention import Kernel
 from visual_opsd.models.bagel.canvas import Canvas
 from visual_opsd.models.bagel.codec import LatentCodec
@@ -37,10 +37,11 @@ from visual_opsd.models.bagel.packing import (
     Images,
     Packed,
     Row,
-    completion_block,
+    completed_rows,
     context_rows,
     grid_ids,
     pack,
+    segment_lengths,
 )
 from visual_opsd.models.bagel.vision import Connector, PositionTable, TimeEmbedding, VisionModel
 from visual_opsd.models.interface import Completions, Drawing, Sampling, Watch
@@ -122,13 +123,23 @@ class BagelModel(nn.Module):
         self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:
         """The state that predicts each completion token, rows concatenated."""
-        if len(contexts) != len(completions):
-            raise ValueError(f"{len(contexts)} contexts for {len(completions)} completions")
-        rows, images = context_rows(contexts, self.config)
-        for row, ids in zip(rows, completions, strict=True):
-            row.append(completion_block(ids.tolist(), self.config.tokens))
+        rows, images = completed_rows(contexts, completions, self.config)
         packed, streams = self._run(rows, images)
         return self._predicting(packed, streams)
+
+    def attention(
+        self,
+        contexts: Sequence[Context],
+        completions: Sequence[Int[Tensor, " _tokens"]],
+        *,
+        by_head: bool = False,
+    ) -> Float[Tensor, "layers *heads tokens segments"]:
+        """What each completion token gives to every segment of its context, layer by layer."""
+        return observing.attention(self, contexts, completions, by_head=by_head)
+
+    def segment_lengths(self, context: Context) -> tuple[int, ...]:
+        """Tokens of every segment, marks included."""
+        return segment_lengths(context, self.config)
 
     def logits(
         self,
@@ -329,6 +340,8 @@ class BagelModel(nn.Module):
             self.language_model.model(streams, self._layout(packed, cache), cache)
         next_positions = torch.tensor(packed.next_positions, device=self.device)
         cache.keep(packed.lengths.to(self.device), next_positions)
+        if packed.is_hidden is not None:
+            cache.hidden = F.pad(packed.is_hidden.to(self.device), (0, room))
         return cache
 
     def _decode_step(self, ids: Int[Tensor, " rows"], cache: KeyValueCache) -> Tensor:
@@ -337,7 +350,10 @@ class BagelModel(nn.Module):
         rows = torch.arange(len(ids), device=self.device)
         cos, sin = self.language_model.model.rotary(cache.next_positions[:, None])
         keys = torch.arange(cache.longest + 1, device=self.device)
-        mask = (keys <= cache.lengths[:, None])[:, None, None]
+        is_seen = keys <= cache.lengths[:, None]
+        if cache.hidden is not None:
+            is_seen = is_seen & ~cache.hidden[:, : len(keys)]
+        mask = is_seen[:, None, None]
         layout = OneTokenLayout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
         streams = {UNDERSTANDING: self.language_model.model.embed_tokens(ids)}
         streams = self.language_model.model(streams, layout, cache)
