@@ -294,20 +294,17 @@ def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
     level = base["text_only"]["value"]
     figures.save(figures.spreads(panels, {accuracy: level, closure: 0}), study.folder / "arms.png")
     dosed = {n: a["dose"]["value"] for n, a in arms.items() if a["dose"] and a["base"] == BASE}
-    responses = {
-        title: [row for row in rows if row.name in dosed] for title, rows in panels.items()
-    }
     captions = {
         "arms": "Bars: 95 % intervals over seeds and problems; points: seeds. Dashed: the base.",
     }
     if dosed:
-        figure = figures.dose_response(dosed, responses, level)
+        figure = figures.dose_response(dosed, panels, level)
         figures.save(figure, study.folder / "dose_response.png")
         captions["dose_response"] = (
             "Dose and response: how well the base answers with in sight what an arm's teacher is "
             "shown, against what the student has learnt. Points: seeds."
         )
-    firsts = {run.arm: run for run in reversed(study.runs) if run.arm in arms}
+    firsts = {arm: next(run for run in study.runs if run.arm == arm) for arm in arms}
     curves = {arm: read_curve(run.config.folder, HELD_OUT) for arm, run in firsts.items()}
     divergence = {a: read_curve(r.config.folder, "train/divergence") for a, r in firsts.items()}
     figure = figures.curves(

@@ -14,7 +14,7 @@ from experiments import ablate_noise, build
 from experiments.evaluation import Prediction, load_predictions, save_predictions
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
-from experiments.study import BASE, COMPARED, ArmConfig, Study, load_study
+from experiments.study import BASE, COMPARED, OTHER_BASE, ArmConfig, Study, load_study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import Results
@@ -192,6 +192,21 @@ def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
     changed = {**added, "blurred": ArmConfig(changes=("rollout.intervention=blank",))}
     with pytest.raises(ValueError, match=r"another study: arms.blurred: .*blurred.* -> .*blank"):
         Study(replace(config, arms=changed)).claim()
+
+
+def test_second_base_is_asked_about_noise_too(study):
+    """Neutral noise must not be a product of the rows that one base was made from."""
+    study = Study(replace(study.config, other_base=study.shared.model))
+    study.claim()
+    put(study, OTHER_BASE, OTHER_BASE, base=OTHER_BASE)
+    others = [run for run in study.runs if run.base == OTHER_BASE]
+    for run in others:
+        put(study, run.name, run.arm, base=OTHER_BASE)
+    assert study.runs[-len(others) :] == tuple(others)
+    assert {run.arm for run in others} == {"true_vt_other_base", "matched_noise_other_base"}
+    verdicts = {claim["claim"]: claim["verdict"] for claim in summarise(study)["claims"]}
+    second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
+    assert verdicts[second] == "supported"
 
 
 # Refused results
