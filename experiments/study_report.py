@@ -150,14 +150,27 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
         [
             f"{settings.num_problems:,} held-out mazes, greedy, text-only, the same for all. Gain: "
             "over the text-only accuracy of the base an arm started from. p: exact McNemar over "
-            f"problems, `{TRUE}` against the arm, each problem's seeds taken together (as many of "
-            "either), Holm over all arms. KL gap closed: on "
+            f"problems, `{TRUE}` against the arm; of several seeds (as many of either) the means, "
+            "which is the sign test; Holm over all arms. KL gap closed: on "
             f"{settings.num_trajectories:,} fixed completions of the base, frozen start teacher "
             f"with the true VTs. Dose: accuracy of the base on {settings.num_dosed} mazes with in "
             "sight what the arm's teacher is shown. CPU-s: of a training, median.",
             table(header, rows),
+            *detectable(summary),
         ]
     )
+
+
+def detectable(summary: dict[str, Any]) -> list[str]:
+    """How small a difference would have been found."""
+    found = [arm.get("smallest_detectable") for arm in summary["arms"].values()]
+    sizes = [100 * size for size in found if size is not None]
+    if not sizes:
+        return []
+    return [
+        f"The test against `{TRUE}` finds a difference of {min(sizes):.1f} to {max(sizes):.1f} "
+        "points, by arm, eight times in ten; what is smaller may be there unseen."
+    ]
 
 
 def claims_section(summary: dict[str, Any]) -> str:
