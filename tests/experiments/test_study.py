@@ -297,6 +297,19 @@ def test_verdicts_follow_the_numbers(study):
     assert verdicts()[control] == "not supported"
 
 
+def test_what_the_base_cannot_read_is_no_control(study):
+    """The shipped base answers 28 % with the answer in words before it, 68 % with nothing."""
+
+    def verdict() -> str:
+        claim = "the true VTs do more than the answer in text"
+        return next(c["verdict"] for c in summarise(study)["claims"] if c["claim"] == claim)
+
+    assert verdict() == "not supported"
+    path = study.predictions(BASE, "dose_answer_text", "privileged")
+    save_predictions(path, predictions(10, 1, "privileged"))
+    assert verdict() == "not testable here"
+
+
 def test_the_map_says_who_is_ahead_cell_by_cell(study):
     cells = {cell["question"]: cell for cell in summarise(study)["comparison"]}
     assert cells["held-out mazes, text-only"]["difference"]["value"] == pytest.approx(-2 / 40)
