@@ -18,6 +18,7 @@ ACTIONS = {
     ".optimizer_step": "optimiser",
     "save_checkpoint": "saving",
     "Probe.on_train_batch_end": "looking",
+    "CollapseMonitor.on_train_batch_start": "looking",
 }
 """How Lightning's own actions end; the others are named where they happen."""
 

@@ -29,7 +29,9 @@ class RolloutConfig:
     """What the visual thoughts are replaced by: a name of ``visual_opsd.interventions``."""
     policy: Literal["student", "start", "gold"] = "student"
     """Whose completions are scored: the student's own (on-policy); off-policy, what the start
-    weights once answered, always the same for a problem; or the data set's solutions."""
+    weights once answered, always the same for a problem; or the data set's solutions. The second
+    with the fixed teacher is offline distillation: nothing is cached, but all is what a cache would
+    hold, with ``divergence.top_k`` of as many entries as one likes."""
     num_drawings: int = 1
     """Drawings of ``drawn_vt`` a problem, each of its own seed, which the teacher sees in turn."""
     seed: int | None = None

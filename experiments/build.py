@@ -141,6 +141,8 @@ def own_answers_path(config: ExperimentConfig) -> Path:
 
 def _data(config: ExperimentConfig) -> MazeData:
     settings = config.data
+    # A donor is as much work as a problem: none where nobody looks at it.
+    donors = settings.donors if config.interventions & {"other_vt", "wrong_vt"} else None
     if settings.source != "frozen_lake":
         protocol = protocol_of(config)
         return MazeData.thinkmorph(
@@ -149,14 +151,14 @@ def _data(config: ExperimentConfig) -> MazeData:
             cell=REDUCED_CELL if protocol is None else None,
             protocol=protocol,
             seed=config.seed,
-            donors=settings.donors,
+            donors=donors,
         )
     return MazeData.generated(
         maze_settings(config),
         batch_size=settings.batch_size,
         num_problems=settings.num_problems,
         seed=config.seed,
-        donors=settings.donors,
+        donors=donors,
     )
 
 

@@ -152,17 +152,22 @@ class ExperimentConfig:
                 "trainer.precision=bf16-true is one process's: take bf16-mixed with "
                 "trainer.strategy=zero3"
             )
-        shown = {self.rollout.intervention}
-        if self.method == "sft":
-            shown = {kind.partition(":")[2] for kind in self.sft.mix}
+        self._check_data()
+        draws = self.method == "sft" and self.sft.mix.get("interleaved")
+        if draws and self.trainer.strategy == "zero3":
+            raise ValueError(
+                "sft.mix has interleaved rows and trainer.strategy is zero3: ranks whose rows draw "
+                "would call other modules than the rest, and wait for ever; take ddp"
+            )
+
+    def _check_data(self) -> None:
+        """What is shown, imitated or sampled must be there."""
         for name, is_wrong in (("wrong_vt", True), ("other_vt", False)):
-            if name in shown and (self.data.donors == "wrong") is not is_wrong:
+            if name in self.interventions and (self.data.donors == "wrong") is not is_wrong:
                 wanted = "wrong" if is_wrong else "same, other or any"
                 raise ValueError(f"{name} needs data.donors={wanted}, got {self.data.donors}")
-        if self.data.answers == "own" and (self.method, set(self.sft.mix)) != (
-            "sft",
-            {"text_only"},
-        ):
+        imitates_text = self.method == "sft" and set(self.sft.mix) == {"text_only"}
+        if self.data.answers == "own" and not imitates_text:
             raise ValueError(
                 "data.answers=own is for method=sft with sft.mix={text_only: 1.0} alone: there are "
                 f"no visual thoughts; got method={self.method}, sft.mix={dict(self.sft.mix)}"
@@ -172,12 +177,6 @@ class ExperimentConfig:
             raise ValueError(
                 "rollout.policy=start samples from the start weights, which only a teacher that "
                 f"stays there keeps: take fixed or adapter_off, not {self.visual_opsd.teacher}"
-            )
-        draws = self.method == "sft" and self.sft.mix.get("interleaved")
-        if draws and self.trainer.strategy == "zero3":
-            raise ValueError(
-                "sft.mix has interleaved rows and trainer.strategy is zero3: ranks whose rows draw "
-                "would call other modules than the rest, and wait for ever; take ddp"
             )
 
     @property
@@ -189,6 +188,13 @@ class ExperimentConfig:
     def seed_of_drawings(self) -> int:
         """What the start weights draw from."""
         return self.seed if self.drawing_seed is None else self.drawing_seed
+
+    @property
+    def interventions(self) -> set[str]:
+        """What this run shows in place of visual thoughts; of SFT's true ones nothing is said."""
+        if self.method == "sft":
+            return {kind.partition(":")[2] for kind in self.sft.mix}
+        return {self.rollout.intervention}
 
     @property
     def sequences_a_batch(self) -> int:

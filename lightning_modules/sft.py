@@ -1,6 +1,6 @@
 """Supervised fine-tuning on demonstrations: interleaved (it makes a base) or on text only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,9 +88,10 @@ class SupervisedFineTuning(L.LightningModule):
             row_seed(self.config.seed, self.global_step, problem.problem_id)
             for problem in batch.problems
         ]
+        donors: Sequence[Problem | None] = batch.donors or [None] * len(batch)
         rows = [
             self.demonstrate(problem, donor, seed)
-            for problem, donor, seed in zip(batch.problems, batch.donors, seeds, strict=True)
+            for problem, donor, seed in zip(batch.problems, donors, seeds, strict=True)
         ]
         losses = self._losses(rows, seeds)
         loss = losses["text"] + self.config.drawing_weight * losses["drawing"]
@@ -120,7 +121,7 @@ class SupervisedFineTuning(L.LightningModule):
             num_tokens += count
         return {"text": text / num_tokens, "drawing": drawing}
 
-    def demonstrate(self, problem: Problem, donor: Problem, seed: int) -> Context:
+    def demonstrate(self, problem: Problem, donor: Problem | None, seed: int) -> Context:
         """The row this problem is today."""
         kinds = list(self.config.mix)
         shares = np.array([self.config.mix[kind] for kind in kinds])

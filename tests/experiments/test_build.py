@@ -104,6 +104,17 @@ def test_every_method_builds_with_its_callbacks(config_of, tokenizer, method):
     assert build.module(config, tokenizer).encode is tokenizer.encode
 
 
+def test_donors_are_made_only_for_controls_that_show_them(config_of):
+    """A donor takes as long to make as a problem."""
+    assert build.data(config_of()).donors is None
+    assert build.data(config_of("rollout.intervention=other_vt")).donors == "same"
+    wrong = config_of("rollout.intervention=wrong_vt", "data.donors=wrong")
+    first = build.data(wrong).train_dataloader().batch(0)
+    assert first.donors[0].problem_id == first.problems[0].problem_id
+    mix = "sft.mix={text_only: 0.5, 'privileged:other_vt': 0.5}"
+    assert build.data(config_of("method=sft", mix, "data.donors=any")).donors == "any"
+
+
 def test_a_data_folder_that_is_not_there_is_an_error_before_training(config_of, tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
         build.data(config_of(f"data.source={tmp_path / 'nowhere'}"))

@@ -107,6 +107,14 @@ METHODS = {
     "ema": ["visual_opsd.teacher=ema"],
     "current": ["visual_opsd.teacher=current", "rollout.intervention=other_vt"],
     "drawn": ["visual_opsd.teacher=ema", "rollout.intervention=drawn_vt"],
+    "off-policy": [
+        "rollout.policy=start",
+        "rollout.intervention=drawn_vt",
+        "rollout.num_drawings=2",
+        "visual_opsd.pooling=log_mean",
+        "visual_opsd.uncertain_share=0.5",
+        "visual_opsd.divergence.kind=reverse_kl",
+    ],
     "averaged": ["trainer.average_decay=0.9"],
     "lora": [
         "visual_opsd.teacher=adapter_off",
@@ -130,6 +138,7 @@ METHODS = {
         ("ema", [5, 8]),
         ("current", [4]),
         ("drawn", [7]),
+        ("off-policy", [5]),
         ("averaged", [5]),
         ("lora", [5]),
         ("lora-ema", [5]),

@@ -15,7 +15,7 @@ from visual_opsd.contexts import ProblemBatch, student_context, teacher_context
 from visual_opsd.interventions import intervene
 from visual_opsd.losses.divergence import DivergenceConfig
 from visual_opsd.losses.tokens import entropy, most_uncertain, token_weights
-from visual_opsd.models.interface import Sampling
+from visual_opsd.models.interface import Completions, Sampling
 from visual_opsd.rollouts.trajectories import (
     Rollout,
     log_probs,
@@ -125,6 +125,25 @@ def test_a_teacher_that_sees_several_drawings_pools_what_it_says(module_of, toke
     pooled = module.training_step(batch)
     torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=1e-4)
     assert not torch.isclose(pooled, alone, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["other_vt", "answer_text", "solution_text"])
+def test_a_teacher_may_be_shown_another_size_or_only_words(module, tokenizer, problems, name):
+    """Contexts of a batch need not be alike: 3 x 3 mazes with 4 x 4 thoughts, or with none."""
+    own, donors = problems[::2], problems[1::2]
+    shown = tuple(map(intervene, [name] * 4, own, donors, range(4)))
+    batch = rolled_out(module.model, tokenizer, own)
+    batch.rollout = replace(batch.rollout, shown=shown)
+    together = module.training_step(batch)
+    alone = []
+    for row, problem in enumerate(own):
+        one, found = ProblemBatch([problem]), batch.rollout.completions
+        columns = (found.ids, found.is_sampled, found.log_probs, found.is_cut)
+        one.rollout = Rollout(
+            Completions(*(c[row : row + 1] for c in columns)), shown[row : row + 1]
+        )
+        alone.append(module.training_step(one))
+    torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-5, rtol=1e-4)
 
 
 def test_the_uncertain_share_counts_where_the_student_hesitates(module_of, tokenizer, problems):
