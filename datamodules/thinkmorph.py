@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
-from datamodules.frozen_lake import MazeSettings, Split, generate, generate_problem
+from datamodules.frozen_lake import MazeSettings, generate, generate_problem
+from datamodules.splits import Split
 from visual_opsd.benchmarks.answers import parse_moves
 from visual_opsd.benchmarks.maze_pictures import (
     REDUCED_CELL,
