@@ -129,6 +129,11 @@ def data(config: ExperimentConfig) -> MazeData:
             cell=REDUCED_CELL if protocol is None else None,
             protocol=protocol,
             seed=config.seed,
+            weights=settings.weights,
+            num_workers=settings.num_workers,
+            caps=settings.caps,
+            tolerated=settings.tolerated,
+            index_folder=cache_folder(config) / "indices",
         )
     return MazeData.generated(
         maze_settings(config),
