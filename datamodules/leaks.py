@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from datamodules.splits import Split
-from datamodules.twins import Twin, TwinSettings, generate_twin, side_by_side
+from datamodules.twins import FORMS, Twin, TwinSettings, generate_twin, side_by_side
 
 _THUMBNAIL = (8, 8)
 
@@ -23,12 +23,16 @@ def leak_report(settings: TwinSettings, num_problems: Mapping[Split, int]) -> di
     asked the same, so they tell how much a look without a thought is worth. ``hard`` is a part of
     ``test``: an overlap of these two is no leak.
     """
+    num_forms = len(settings.forms or FORMS[settings.task])
+    if num_problems.get("train", 0) < num_forms:
+        raise ValueError(
+            f"num_problems: the baselines learn from split train, {num_forms} problems or more; "
+            f"got {dict(num_problems)}"
+        )
     twins = {
         split: [generate_twin(settings, split, index) for index in range(count)]
         for split, count in num_problems.items()
     }
-    if "train" not in twins:
-        raise ValueError(f"num_problems: the baselines need split train; got {list(twins)}")
     keys = {split: {twin.puzzle.key for twin in found} for split, found in twins.items()}
     return {
         "splits": {

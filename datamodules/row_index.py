@@ -52,8 +52,8 @@ class RowIndex:
     """Which rows can be used, and which were left out and why."""
 
     rows: tuple[RowAddress, ...]
-    sizes: tuple[tuple[int, int], ...]
-    """Width and height of the problem picture, one a row."""
+    shapes: tuple[str, ...]
+    """Width x height of the problem picture and of those drawings that differ, one a row."""
     tasks: tuple[str, ...]
     """One a row."""
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class RowIndex:
         names = tuple(f"{self.rows[i].path}:{self.rows[i].number}" for i in beyond)
         return RowIndex(
             rows=tuple(self.rows[i] for i in kept),
-            sizes=tuple(self.sizes[i] for i in kept),
+            shapes=tuple(self.shapes[i] for i in kept),
             tasks=tuple(self.tasks[i] for i in kept),
             left_out={**self.left_out, "beyond the cap of its task": names},
         )
@@ -98,7 +98,7 @@ def index_rows(paths: Sequence[Path], reader: RowGroups, tolerated: Tolerated = 
         ValueError: More is bad than is tolerated; the first of it is named.
     """
     rows: list[RowAddress] = []
-    sizes: list[tuple[int, int]] = []
+    shapes: list[str] = []
     tasks: list[str] = []
     left_out: dict[str, list[str]] = {}
     for path in paths:
@@ -109,7 +109,7 @@ def index_rows(paths: Sequence[Path], reader: RowGroups, tolerated: Tolerated = 
                     reason = unusable(values)
                     if reason is None:
                         rows.append(RowAddress(path, row_group, row, number))
-                        sizes.append(picture_size(values, PROBLEM_IMAGE))
+                        shapes.append(_shape(values))
                         tasks.append(values[TASK] or "")
                     elif tolerated == "nothing":
                         raise ValueError(f"{path}:{number} ({values[PID]}): {reason}")
@@ -123,7 +123,7 @@ def index_rows(paths: Sequence[Path], reader: RowGroups, tolerated: Tolerated = 
             left_out.setdefault(UNREADABLE_FILE, []).append(f"{path}:{number} and after: {error}")
     return RowIndex(
         rows=tuple(rows),
-        sizes=tuple(sizes),
+        shapes=tuple(shapes),
         tasks=tuple(tasks),
         left_out={reason: tuple(names) for reason, names in left_out.items()},
     )
@@ -187,6 +187,11 @@ def picture_size(values: Row, column: str) -> tuple[int, int]:
         return picture.size
 
 
+def _shape(values: Row) -> str:
+    sizes = [picture_size(values, column) for column in (PROBLEM_IMAGE, *drawn_columns(values))]
+    return " ".join(dict.fromkeys(f"{width}x{height}" for width, height in sizes))
+
+
 def _bad_picture(values: Row, column: str) -> str | None:
     """Why a picture cannot be used, by its header and its end: it is not decoded."""
     try:
@@ -215,7 +220,7 @@ def _to_json(index: RowIndex, paths: Sequence[Path]) -> dict[str, Any]:
     places = {path: place for place, path in enumerate(paths)}
     return {
         "rows": [[places[row.path], row.row_group, row.row, row.number] for row in index.rows],
-        "sizes": index.sizes,
+        "shapes": index.shapes,
         "tasks": index.tasks,
         "left_out": index.left_out,
     }
@@ -224,7 +229,7 @@ def _to_json(index: RowIndex, paths: Sequence[Path]) -> dict[str, Any]:
 def _from_json(kept: dict[str, Any], paths: Sequence[Path]) -> RowIndex:
     return RowIndex(
         rows=tuple(RowAddress(paths[place], *where) for place, *where in kept["rows"]),
-        sizes=tuple((width, height) for width, height in kept["sizes"]),
+        shapes=tuple(kept["shapes"]),
         tasks=tuple(kept["tasks"]),
         left_out={reason: tuple(names) for reason, names in kept["left_out"].items()},
     )

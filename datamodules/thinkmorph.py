@@ -150,11 +150,8 @@ class ThinkMorphFolder:
             raise ValueError(f"{address.path}, row {address.number}: {error}") from error
 
     def group(self, index: int) -> str:
-        """Rows of one group may share a batch: the size of the problem picture, where it counts."""
-        if self.cell is None:
-            return "all"
-        width, height = self.index.sizes[index]
-        return f"{width}x{height}"
+        """Rows of one group may share a batch: the sizes of the pictures, where they count."""
+        return "all" if self.cell is None else self.index.shapes[index]
 
     def _problem(self, values: Row) -> Problem:
         task = values[TASK] or ""

@@ -22,6 +22,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.files = files
         self.ranges = []
+        self.breaks = False
+        """The next file is cut off in the middle, once."""
 
     @property
     def url(self):
@@ -68,9 +70,13 @@ class Answers(BaseHTTPRequestHandler):
                 self.send_error(404)
                 return
             tag = hashlib.sha256(data).hexdigest()
+            if with_body and self.server.breaks:
+                self.server.breaks, self.close_connection = False, True
+                self._send(data, with_body, {"ETag": f'"{tag}"'}, cut=len(data) // 2)
+                return
             self._send(data, with_body, {"ETag": f'"{tag}"', "X-Repo-Commit": SHA})
 
-    def _send(self, data, with_body, more=None):
+    def _send(self, data, with_body, more=None, cut=None):
         asked = self.headers.get("Range")
         first = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
         self.send_response(206 if asked else 200)
@@ -82,7 +88,7 @@ class Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - first))
         self.end_headers()
         if with_body:
-            self.wfile.write(data[first:])
+            self.wfile.write(data[first:cut])
 
 
 @pytest.fixture
@@ -110,6 +116,17 @@ def test_a_set_is_fetched_checked_and_counted(hub, tmp_path, capsys):
         assert (tmp_path / "to" / SET / name).read_bytes() == data
     main(_arguments(tmp_path / "to", "--only-check"))
     assert capsys.readouterr().out == said
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, tmp_path):
+    hub.breaks = True
+    try:
+        main(_arguments(tmp_path / "to"))
+    except SystemExit:
+        main(_arguments(tmp_path / "to"))
+    assert [first > 0 for first in hub.ranges] == [True]
+    for name, data in hub.files.items():
+        assert (tmp_path / "to" / SET / name).read_bytes() == data
 
 
 def test_a_file_that_has_changed_on_the_disk_is_named(hub, tmp_path):
