@@ -50,7 +50,7 @@ class TwinSettings:
     difficulty: float = 0.5
     """0 to 1. Search: how many things, and how many of them in the colours of the options. Jigsaw:
     how many pictures have their sky and light in an unusual place, and how many false corners are
-    cut from the same picture. Chart: how many bars. Split ``hard`` has 1."""
+    the true one upside down. Chart: how many bars. Split ``hard`` has 1."""
     forms: tuple[str, ...] = ()
     """Index ``i`` has form ``forms[i % len(forms)]``; empty: all of ``FORMS[task]``."""
     seed: int = 0
@@ -158,7 +158,7 @@ def draw_jigsaw(rng: np.random.Generator, form: str, pixels: int, difficulty: fl
     if layout is None:
         return MissingCorner(
             picture=picture,
-            distractor=picture if rng.random() < difficulty else other,
+            distractor=None if rng.random() < difficulty else other,
             is_second=bool(rng.integers(2)),
         )
     orders = list(permutations(range(jigsaw.num_parts(layout))))

@@ -164,8 +164,9 @@ class MissingCorner(Puzzle):
     """BLINK's form: which of two candidates is the lower right quarter of a picture."""
 
     picture: Picture
-    distractor: Picture
-    """A scene whose upper left quarter is the false candidate; the same one makes it hard."""
+    distractor: Picture | None
+    """Whose lower right quarter is the false candidate; None: the true one upside down, which only
+    its seams give away."""
     is_second: bool
     """The second image is right, else the third."""
 
@@ -220,7 +221,8 @@ class MissingCorner(Puzzle):
         """The picture with a black corner, then the two candidates."""
         whole = self.picture.array()
         top, left = self.picture.height // 2, self.picture.width // 2
-        corner, other = whole[top:, left:], self.distractor.array()[:top, :left]
+        corner = whole[top:, left:]
+        other = self.distractor.array()[top:, left:] if self.distractor else corner[::-1, ::-1]
         gap = whole.copy()
         gap[top:, left:] = 0
         candidates = (corner, other) if self.is_second else (other, corner)
