@@ -21,9 +21,11 @@ _BUFFER_BYTES = 2**20  # of a column's pages; without it, arrow reads whole colu
 class RowGroups:
     """Any row of some files, read through slices of 16 rows.
 
-    Pictures make a row group of a published file up to hundreds of MB, so none is ever held whole:
-    its slices are read one after the other up to the one that is wanted, and the last ones that
-    were wanted are kept. Reading rows in their order is reading each slice once.
+    Pictures make a row group large, so none is held whole where its pages are smaller: its slices
+    are read one after the other up to the one that is wanted, and the last ones that were wanted
+    are kept. Reading rows in their order is reading each slice once. The least that is held is a
+    page: all of a row group of up to 1024 rows if pyarrow wrote it by its defaults;
+    ``datasets`` writes pictures 100 rows a group.
     """
 
     def __init__(self, max_cached_bytes: int = MAX_CACHED_BYTES) -> None:

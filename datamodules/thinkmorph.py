@@ -23,7 +23,7 @@ from datamodules.columns import (
     published_schema,
 )
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
-from datamodules.row_groups import Row, RowGroups
+from datamodules.row_groups import ROWS_A_SLICE, Row, RowGroups
 from datamodules.row_index import (
     RowIndex,
     Tolerated,
@@ -259,7 +259,8 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]], rows_per_group: int =
     """Rows in the published schema, with the metadata that makes ``datasets`` decode pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = published_schema()
-    with pq.ParquetWriter(path, schema) as writer:
+    # Else 1024 pictures may share a page, and a reader holds a page at least.
+    with pq.ParquetWriter(path, schema, write_batch_size=ROWS_A_SLICE) as writer:
         group: list[dict[str, Any]] = []
         for row in rows:
             group.append(row)
