@@ -1,8 +1,9 @@
 """Mazes for training, one size a batch: batch ``k`` is a pure function of the seed and of ``k``."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,6 @@ import numpy as np
 from datamodules.frozen_lake import (
     Donors,
     MazeSettings,
-    Split,
     donor_index,
     generate,
     maze_problem,
@@ -22,7 +22,10 @@ from datamodules.frozen_lake import (
     words_rng,
     wrongly_solved,
 )
+from datamodules.mixing import check_tasks, mixed, shares_of
+from datamodules.splits import Split
 from datamodules.thinkmorph import ThinkMorphFolder
+from datamodules.workers import made_ahead
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.benchmarks.mazes import Maze
 from visual_opsd.contexts import Problem, ProblemBatch
@@ -100,9 +103,12 @@ class ThinkMorphRows:
         cell: int | None = REDUCED_CELL,
         seed: int = 0,
         protocol: preprocessing.Protocol | None = None,
+        **options: Any,
     ) -> None:
         """See ``ThinkMorphFolder``; ``seed`` draws the donors."""
-        self.rows = ThinkMorphFolder(folder, cell, protocol)
+        self.rows = ThinkMorphFolder(folder, cell, protocol, **options)
+        self.failed: dict[int, str] = {}
+        """Rows whose pictures proved to be damaged when they were read, and how."""
         self._seed = seed
         self._pool = lru_cache(maxsize=None)(self._find_pool)
 
@@ -110,20 +116,36 @@ class ThinkMorphRows:
         return len(self.rows)
 
     def problem(self, index: int) -> Problem:
-        """The row at ``index``."""
-        return self.rows[index]
+        """The row at ``index``; the next one of its kind where it proves to be damaged.
+
+        Raises:
+            ValueError: That is not tolerated, or there is no other row.
+        """
+        while True:
+            try:
+                return self.rows[index]
+            except ValueError as error:
+                self.failed[index] = str(error)
+                following = self._following(index)
+                if self.rows.tolerated == "nothing" or following in self.failed:
+                    raise
+                warnings.warn(
+                    f"{error}; row {following} of the same kind is taken in its place "
+                    f"({len(self.failed)} so far)",
+                    stacklevel=2,
+                )
+                index = following
 
     def donor(self, index: int, kind: Donors = "same") -> Problem:
         """Another row, or this one with a wrong path if it is a maze."""
         if kind == "wrong":
             return self.rows.wrongly_solved(index)
-        pool = self._pool(self.rows.index.categories[index], kind)
+        pool = self._pool(self.category(index), kind)
         is_in_pool = kind != "other"
         if len(pool) < 1 + is_in_pool:
-            category = self.rows.index.categories[index]
             raise ValueError(
-                f"row {index} of {self.rows.folder}, of category {category}, has no donor "
-                f"(data.donors={kind})"
+                f"row {index} of {self.rows.folder}, of category {self.category(index)}, has no "
+                f"donor (data.donors={kind})"
             )
         rng = np.random.default_rng([self._seed, index])
         position = int(np.searchsorted(pool, index)) if is_in_pool else 0
@@ -131,13 +153,26 @@ class ThinkMorphRows:
         return self.problem(int(pool[(position + shift) % len(pool)]))
 
     def group(self, index: int) -> str:
-        """Width and height of the problem picture."""
-        return self.rows.index.groups[index]
+        """Width and height of the problem picture, where they count."""
+        return self.rows.group(index)
+
+    def task(self, index: int) -> str:
+        """The task, as mixture weights name it."""
+        return self.rows.index.tasks[index]
+
+    def category(self, index: int) -> str:
+        """Its task and the size of its picture, where that counts: what tells donors apart."""
+        return f"{self.task(index)} {self.group(index)}"
 
     def _find_pool(self, category: str, kind: Donors) -> np.ndarray[Any, np.dtype[np.int64]]:
-        is_same = np.array(self.rows.index.categories) == category
+        is_same = np.array([self.category(i) == category for i in range(len(self))])
         fits = {"same": is_same, "other": ~is_same, "any": np.ones_like(is_same)}
         return np.flatnonzero(fits[kind])
+
+    def _following(self, index: int) -> int:
+        others = ((index + step) % len(self) for step in range(1, len(self) + 1))
+        kind = self.task(index), self.group(index)
+        return next(other for other in others if (self.task(other), self.group(other)) == kind)
 
 
 def groups_of(source: ProblemSource) -> dict[str, list[int]]:
@@ -159,12 +194,22 @@ class BatchPlan:
     world_size: int = 1
     accumulate: int = 1
     """Batches an optimiser step: a pass over the bank does not end within one."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Task to how often a pass shows each of its rows: 0.5 shows half of them, others every time,
+    2 all of them twice. A task that is not named has 1."""
+    num_workers: int = 0
+    """Processes that make batches ahead of time; the stream is the same without."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1; got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank: expected 0 <= rank < {self.world_size}; got {self.rank}")
+        if any(weight < 0 for weight in self.weights.values()) or self.num_workers < 0:
+            raise ValueError(
+                f"weights and num_workers: expected at least 0; got {dict(self.weights)}, "
+                f"{self.num_workers}"
+            )
 
 
 class ProblemLoader:
@@ -186,7 +231,7 @@ class ProblemLoader:
         """Group the bank by size.
 
         Raises:
-            ValueError: A group is smaller than a batch of all ranks.
+            ValueError: A group is smaller than a batch of all ranks, or a weighted task is absent.
         """
         self.source = source
         self.plan = plan
@@ -194,10 +239,13 @@ class ProblemLoader:
         self.position = position
         groups = groups_of(source)
         self._rows = plan.batch_size * plan.world_size
-        self._groups = [np.array(groups[name]) for name in sorted(groups)]
-        self._num_batches = sum(len(members) // self._rows for members in self._groups)
-        small = {name: len(rows) for name, rows in groups.items() if len(rows) < self._rows}
-        if small:
+        check_tasks(source, plan.weights)
+        self._groups = [shares_of(source, groups[name], plan.weights) for name in sorted(groups)]
+        counts = [sum(share.count for share in shares) for shares in self._groups]
+        self._num_batches = sum(count // self._rows for count in counts)
+        named = zip(sorted(groups), counts, strict=True)
+        small = {name: count for name, count in named if 0 < count < self._rows}
+        if small or not self._num_batches:
             raise ValueError(
                 f"a batch takes {self._rows} problems of one size (batch_size {plan.batch_size} x "
                 f"world_size {plan.world_size}); the bank of {len(source)} has {small}"
@@ -209,9 +257,10 @@ class ProblemLoader:
         return math.lcm(self._num_batches, self.plan.accumulate)
 
     def __iter__(self) -> Iterator[ProblemBatch]:
-        for _ in range(len(self) - self.position % len(self)):
+        last = self.position + len(self) - self.position % len(self)
+        for batch in made_ahead(self.batch, range(self.position, last), self.plan.num_workers):
             self.position += 1  # before the yield: what is saved is where to go on
-            yield self.batch(self.position - 1)
+            yield batch
 
     def indices(self, position: int) -> tuple[int, ...]:
         """This rank's problems in batch ``position``, of any pass."""
@@ -236,26 +285,28 @@ class ProblemLoader:
             ValueError: The stream is another one: its rows, batch or seed have changed.
         """
         mine = self._identity()
-        saved = {name: state.get(name) for name in mine}
+        before = {"weights": {}, **state}  # an early checkpoint has none
+        saved = {name: before.get(name) for name in mine}
         if saved != mine:
             raise ValueError(f"cannot resume another stream: saved {saved}, this one is {mine}")
         self.position = int(state["position"])
 
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, Any]:
         return {
             "num_problems": len(self.source),
             "global_batch_size": self._rows,
             "seed": self.plan.seed,
+            "weights": dict(self.plan.weights),
         }
 
     def _draw_order(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.plan.seed, epoch])
         batches: list[list[int]] = []
-        for members in self._groups:
-            mixed = rng.permutation(members)
+        for shares in self._groups:
+            order = mixed(shares, rng)
             # What does not fill a batch waits for another epoch's order.
-            num_full = len(mixed) // self._rows * self._rows
-            batches += mixed[:num_full].reshape(-1, self._rows).tolist()
+            num_full = len(order) // self._rows * self._rows
+            batches += order[:num_full].reshape(-1, self._rows).tolist()
         return [batches[index] for index in rng.permutation(len(batches))]
 
 
@@ -310,6 +361,8 @@ class MazeData(L.LightningDataModule):
         rank: int | None = None,
         world_size: int | None = None,
         donors: Donors | None = "same",
+        weights: Mapping[str, float] | None = None,
+        num_workers: int = 0,
     ) -> None:
         """Take the banks.
 
@@ -321,6 +374,8 @@ class MazeData(L.LightningDataModule):
             rank: This process among ``world_size``; None asks the trainer.
             world_size: Number of processes; None asks the trainer.
             donors: Give every problem a donor of this kind, for controls that need one.
+            weights: Task to how often a pass shows each of its problems; see ``BatchPlan``.
+            num_workers: Processes that make batches ahead of time.
         """
         super().__init__()
         self.train = train
@@ -328,6 +383,8 @@ class MazeData(L.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.donors = donors
+        self.weights = dict(weights or {})
+        self.num_workers = num_workers
         self._rank = rank
         self._world_size = world_size
         self._loader: ProblemLoader | None = None
@@ -365,14 +422,19 @@ class MazeData(L.LightningDataModule):
         validation: ProblemSource | None = None,
         seed: int = 0,
         donors: Donors | None = "same",
+        weights: Mapping[str, float] | None = None,
+        num_workers: int = 0,
+        **options: Any,
     ) -> "MazeData":
-        """Rows of ThinkMorph parquet files; ``cell`` and ``protocol`` as its reader says."""
+        """Rows of ThinkMorph parquet files; the rest as their reader says."""
         return cls(
-            ThinkMorphRows(folder, cell, seed, protocol),
+            ThinkMorphRows(folder, cell, seed, protocol, **options),
             validation,
             batch_size=batch_size,
             seed=seed,
             donors=donors,
+            weights=weights,
+            num_workers=num_workers,
         )
 
     def train_dataloader(self) -> ProblemLoader:
@@ -407,4 +469,6 @@ class MazeData(L.LightningDataModule):
             rank=rank if self._rank is None else self._rank,
             world_size=world_size if self._world_size is None else self._world_size,
             accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
+            weights=self.weights,
+            num_workers=self.num_workers,
         )

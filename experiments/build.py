@@ -152,6 +152,11 @@ def _data(config: ExperimentConfig) -> MazeData:
             protocol=protocol,
             seed=config.seed,
             donors=donors,
+            weights=settings.weights,
+            num_workers=settings.num_workers,
+            caps=settings.caps,
+            tolerated=settings.tolerated,
+            index_folder=cache_folder(config) / "indices",
         )
     return MazeData.generated(
         maze_settings(config),

@@ -41,6 +41,15 @@ class DataConfig:
     """Problems a rank and batch."""
     seed: int = 0
     """Of the generator; the order of batches follows the run's seed."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Task to how often a pass shows each of its rows; a task that is not named has 1. For the
+    four sets of ThinkMorph: Visual_Search, Spatial_Navigation, Jigsaw_Assembly, Chart_Refocus."""
+    caps: dict[str, int] = field(default_factory=dict)
+    """Task to the most rows taken of it, the first ones."""
+    tolerated: Literal["nothing", "rows", "files"] = "rows"
+    """What may be bad in a folder without stopping the run; it is left out, counted and named."""
+    num_workers: int = 0
+    """Processes a rank that read and resize pictures ahead of time; the stream is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

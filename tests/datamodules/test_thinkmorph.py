@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
+from datamodules.columns import COLUMNS
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
-from datamodules.thinkmorph import COLUMNS, ThinkMorphFolder, maze_row, write_mazes, write_rows
+from datamodules.thinkmorph import ThinkMorphFolder, maze_row, write_mazes, write_rows
 from visual_opsd.models.bagel.packing import num_tokens
 from visual_opsd.models.bagel.preprocessing import PROTOCOLS
 
@@ -40,7 +41,7 @@ def test_mazes_written_are_the_mazes_read(tmp_path):
         "train-00000-of-00002.parquet",
         "train-00001-of-00002.parquet",
     ]
-    folder = ThinkMorphFolder(tmp_path, num_cached_row_groups=1)
+    folder = ThinkMorphFolder(tmp_path)
     assert folder.num_rows == len(folder) == 9
     assert folder.index.left_out == {}
     order = [0, 2, 4, 6, 8, 1, 3, 5, 7]  # dealt out to the shards, read shard by shard

@@ -20,6 +20,14 @@ from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 
 
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nothing that a test keeps is found in the user's cache."""
+    monkeypatch.setenv("VISUAL_OPSD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def start(
     tokenizer: Tokenizer, problems: tuple[Problem, ...], tmp_path_factory: pytest.TempPathFactory
