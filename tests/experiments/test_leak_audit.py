@@ -1,4 +1,4 @@
-"""One command says what visual thoughts give away; content-free ones give nothing."""
+"""One command says what visual thoughts give away and what training shares with tests."""
 
 import json
 
@@ -34,11 +34,6 @@ def test_a_drawn_solution_is_read_by_a_program_and_splits_share_nothing(start, t
     table = (folder / "table.md").read_text()
     assert "the red line, followed by a program | 100.0 %" in table
     assert "16 training mazes" in table
-
-
-def test_noise_is_read_by_no_program(start, tmp_path):
-    _, found = audited(start, tmp_path / "noise", "intervention=matched_noise")
-    assert found["readers"]["reader"]["value"] == 0
 
 
 def test_training_on_the_benchmark_is_found(vsp):
