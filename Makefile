@@ -20,7 +20,7 @@ RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap attention draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -83,6 +83,9 @@ evaluate: $(STAMP)  ## Score a checkpoint drawn, text-only and privileged: MODEL
 
 kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder
 	$(PY) -m experiments.kl_gap $(if $(MODEL),"MODEL=$(MODEL)") $(SET)
+
+attention: $(STAMP)  ## Where thoughts look, and what hiding a VT does: MODEL=folder; runs/attention/
+	$(PY) -m experiments.attention $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(SET)
 
 draw-thoughts: $(STAMP)  ## Fill the cache of drawn visual thoughts for RUN=
 	$(PY) -m experiments.draw_thoughts "experiments/$(RUN).yaml" $(OF) $(SET)

@@ -92,7 +92,20 @@ class SavePoints(Checkpoint):
         trainer.strategy.barrier()
         if self._is_full(trainer, pl_module):
             return
-        trainer.save_checkpoint(partial)  # ends with a barrier
+        try:
+            trainer.save_checkpoint(partial)  # ends with a barrier
+        except (OSError, RuntimeError) as error:  # the latter from torch's own writer
+            why = f"{partial} could not be written ({error})"
+            if trainer.world_size > 1 or isinstance(error, RuntimeError):
+                # The other ranks wait for this one within the save: all have to leave.
+                raise OSError(
+                    f"no checkpoint at step {trainer.global_step}: {why}; the last good one stays, "
+                    "and the same command goes on from there"
+                ) from error
+            _remove(partial)
+            self.is_full = True
+            self._do_without(trainer, why)
+            return
         if trainer.is_global_zero:
             _remove(whole)
             partial.replace(whole)
@@ -120,16 +133,20 @@ class SavePoints(Checkpoint):
         free = shutil.disk_usage(self.folder).free
         self.is_full = trainer.strategy.reduce_boolean_decision(free < needed, all=False)
         if self.is_full:
-            said = (
-                f"no checkpoint at step {trainer.global_step}: {self.folder} has {free / 1e9:.2f} "
-                f"GB free and one takes {needed / 1e9:.2f} GB; the last good one stays, and the "
-                f"run {'goes on' if self.on_full_disk == 'go_on' else 'stops'}"
-            )
-            rank_zero_warn(said)
-            if self.on_full_disk == "stop" or self.is_told_to_leave:
-                self.why_left = said
-                trainer.should_stop = True
+            why = f"{self.folder} has {free / 1e9:.2f} GB free and one takes {needed / 1e9:.2f} GB"
+            self._do_without(trainer, why)
         return self.is_full
+
+    def _do_without(self, trainer: L.Trainer, why: str) -> None:
+        """Say that there is no checkpoint, and go on or stop."""
+        said = (
+            f"no checkpoint at step {trainer.global_step}: {why}; the last good one stays, and the "
+            f"run {'goes on' if self.on_full_disk == 'go_on' else 'stops'}"
+        )
+        rank_zero_warn(said)
+        if self.on_full_disk == "stop" or self.is_told_to_leave:
+            self.why_left = said
+            trainer.should_stop = True
 
     def _note_score(self, step: int) -> None:
         score = self.score()

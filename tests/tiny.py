@@ -121,6 +121,14 @@ def inclined(
     return model
 
 
+def rounded(model: BagelModel) -> BagelModel:
+    """Weights in bfloat16 as a run loads them: the codec stays float32."""
+    for name, part in model.named_children():
+        if name != "codec":
+            part.to(torch.bfloat16)
+    return model
+
+
 def with_experts(config: BagelConfig, experts: str) -> BagelConfig:
     """The same shape, with ``separate`` or ``shared`` experts."""
     return replace(config, decoder=replace(config.decoder, experts=experts))

@@ -1,9 +1,9 @@
 """What student and teacher see. The method is the difference between these two lists."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,11 @@ Encode = Callable[[str], tuple[int, ...]]
 """Text to token ids, without begin and end marks: the model family adds those."""
 
 
+HiddenFrom = Literal["completion", "all_behind"]
+"""Who may not look at a segment that was knocked out: the completion alone, so that what texts
+between have read of it still arrives, or all that stands behind it, so that nothing does."""
+
+
 class Role(StrEnum):
     """What an image is to the reader; only diagnostics look at it."""
 
@@ -47,6 +52,8 @@ class Text:
     ids: tuple[int, ...]
     is_target: bool = False
     """The model is trained to write this text (interleaved SFT)."""
+    hidden_from: HiddenFrom | None = None
+    """Knocked out: it keeps its place, and its keys are masked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +71,8 @@ class Image:
     """Also shown as patches; not where it is the target and the row's end (text to image)."""
     latent_pixels: Float[Tensor, "3 latent_height latent_width"] | None = None
     """The picture in the size for latents, where that is not the size for reading."""
+    hidden_from: HiddenFrom | None = None
+    """Knocked out: it keeps its place, and its keys are masked."""
 
     @property
     def drawn_pixels(self) -> Tensor:
@@ -133,6 +142,26 @@ def teacher_context(problem: Problem, encode: Encode) -> Context:
         *problem.visual_thoughts,
         *(Text(encode(hint)) for hint in problem.hints),
         Text(encode(TRANSITION)),
+    )
+
+
+def knock_out(context: Context, segments: Collection[int], hidden_from: HiddenFrom) -> Context:
+    """The same context with some segments hidden: attention cut, not the picture replaced."""
+    unknown = sorted(set(segments) - set(range(len(context))))
+    if unknown:
+        raise ValueError(f"no segments {unknown} in a context of {len(context)} to knock out")
+    return tuple(
+        replace(segment, hidden_from=hidden_from) if index in segments else segment
+        for index, segment in enumerate(context)
+    )
+
+
+def images_in(context: Context, role: Role) -> tuple[int, ...]:
+    """The segments that are images of a role."""
+    return tuple(
+        index
+        for index, segment in enumerate(context)
+        if isinstance(segment, Image) and segment.role is role
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import resource
 import shutil
 import signal
 from collections import namedtuple
@@ -86,4 +87,30 @@ def test_a_full_disk_costs_no_good_checkpoint(fit, tmp_path, monkeypatch, choice
         fit(points, Count(), max_steps=5)
     assert seen[-1] == last_step
     assert saved_steps(tmp_path) == [2]
+    assert (points.why_left or "").startswith("no checkpoint at step 3") == (choice == "stop")
+
+
+@pytest.mark.parametrize(("choice", "saved"), [("go_on", {2, 5}), ("stop", {1, 2})])
+def test_a_disk_that_fills_up_during_a_write_costs_no_good_checkpoint(fit, tmp_path, choice, saved):
+    """There was room when it was asked for; a neighbour took it. The kernel refuses the write."""
+
+    class Neighbour(L.Callback):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def on_save_checkpoint(self, trainer, *_):
+            if trainer.global_step in (3, 4):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, self.before[1]))
+
+        def on_train_batch_end(self, trainer, *_):
+            resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+    points = SavePoints(tmp_path, 1, keep_last=2, on_full_disk=choice)
+    said = r"no checkpoint at step 3: .*step=3.tmp could not be written \(.*\); the last good one"
+    with pytest.warns(UserWarning, match=said):
+        fit(Neighbour(), points, max_steps=5)
+    resource.setrlimit(resource.RLIMIT_FSIZE, Neighbour.before)
+    assert set(saved_steps(tmp_path)) == saved
+    assert not list(tmp_path.glob("*.tmp"))
+    newest = max(saved_steps(tmp_path))
+    assert torch.load(tmp_path / f"step={newest}.ckpt", weights_only=False)["global_step"] == newest
     assert (points.why_left or "").startswith("no checkpoint at step 3") == (choice == "stop")

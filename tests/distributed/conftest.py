@@ -72,7 +72,7 @@ class Machine:
         ]
 
     def run(
-        self, name: str, *overrides: str, ranks: int = 1, accident: str = "", fails: bool = False
+        self, name: str, *overrides: str, ranks: int = 1, fails: bool = False, **job: str
     ) -> Run:
         """One process, or ``ranks`` under torchrun that share the batch."""
         command = [sys.executable]
@@ -80,14 +80,14 @@ class Machine:
             command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
             command += ["--master-port", str(free_port())]
             overrides = (*overrides, f"trainer.devices={ranks}", f"data.batch_size={4 // ranks}")
-        return self.finish(name, [self.start(command, name, overrides, accident)], fails=fails)
+        return self.finish(name, [self.start(command, name, overrides, **job)], fails=fails)
 
     def start(
-        self, command: list[str], name: str, overrides: tuple[str, ...], accident: str = ""
+        self, command: list[str], name: str, overrides: tuple[str, ...], **job: str
     ) -> "subprocess.Popen[str]":
+        """``job`` is what ``job.py`` reads from its environment: ``accident``, say."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        if accident:
-            environment["JOB_ACCIDENT"] = accident
+        environment |= {f"JOB_{key.upper()}": value for key, value in job.items()}
         return subprocess.Popen(
             [*command, *self.arguments(name, *overrides)],
             cwd=ROOT,

@@ -2,11 +2,13 @@
 
 ``python -m tests.distributed.job EXPERIMENT RECORD [key=value ...]``. Environment:
 ``JOB_ACCIDENT=rank:kind:step`` is what happens to one rank at one step: SIGKILL within a rollout, a
-step, a save or between the parts of a save, or SIGTERM.
+step, a save or between the parts of a save, SIGTERM, or a disk that fills up during a save.
+``JOB_LOGITS_A_CHUNK`` cuts completions into chunks, as the 7B model's vocabulary does.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,7 +21,9 @@ import torch
 
 from experiments.schema import load_experiment
 from experiments.train import train
+from visual_opsd.models.bagel import decoder
 from visual_opsd.models.bagel import model as bagel
+from visual_opsd.models.bagel.vision import PositionTable
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 
@@ -64,6 +68,19 @@ class Recorder(L.Callback):
             "num_trained": sum(getattr(w, "ds_numel", w.numel()) for w in trained),
         }
         self.write(trainer, "memory", row)
+        with torch.no_grad(), pl_module.rollout_weights() as model:
+            tables = {
+                name: off(part)
+                for name, part in model.named_modules()
+                if isinstance(part, PositionTable)
+            }
+        self.write(trainer, "tables", tables)
+
+
+def off(table: PositionTable) -> tuple[str, float]:
+    """The type of what a table gives, and how far it is from the formula, rounded once."""
+    given = table(torch.arange(table.side**2))
+    return str(given.dtype), float((given - table.exact().to(given.dtype)).abs().max())
 
 
 class Accident(L.Callback):
@@ -90,6 +107,9 @@ class Accident(L.Callback):
             return
         if self.kind == "save":
             kill()
+        if self.kind == "full":
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
         if self.kind == "shards":
             calls = []
 
@@ -111,6 +131,7 @@ def kill() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     config = load_experiment(Path(sys.argv[1]), sys.argv[3:])
+    decoder.LOGITS_A_CHUNK = int(os.environ.get("JOB_LOGITS_A_CHUNK", decoder.LOGITS_A_CHUNK))
     extra: list[L.Callback] = [Recorder(Path(sys.argv[2]))]
     rank, kind, step = os.environ.get("JOB_ACCIDENT", ":none:-1").split(":")
     if rank == os.environ.get("RANK", "0"):

@@ -37,19 +37,30 @@ def test_a_rank_that_is_told_to_leave_takes_all_along_and_the_run_goes_on(machin
     note("SIGTERM on one rank", "saves, leaves, resumes to the bit", identical=True)
 
 
-KILLS = {"0:rollout:1": 0, "1:step:4": 3, "0:save:6": 3, "1:shards:6": 3, "1:rollout:8": 6}
+KILLS = {
+    "0:rollout:1": 0,
+    "1:step:4": 3,
+    "0:save:6": 3,
+    "1:shards:6": 3,
+    "1:full:6": 3,
+    "1:rollout:8": 6,
+}
 """What happens at which step, and the checkpoint that is there afterwards (saved every three)."""
 
 
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_weights(machine, note):
-    """In a rollout, between two accumulated batches, before a save, between two ranks' parts."""
+    """In a rollout, between two accumulated batches, before a save, between two ranks' parts.
+
+    Or for want of room on one rank's disk: it says so, and takes the other along.
+    """
     straight = machine.once("adamw_2", *ZERO3, ranks=2)
     for accident, step in KILLS.items():
         killed = machine.run("killed", *ZERO3, ranks=2, accident=accident, fails=True)
         whole = [f"step={step}.ckpt"] if step else []
         found = steps_saved(killed) if step or (killed.folder / "checkpoints").exists() else []
         assert [name for name in found if not name.endswith(".tmp")] == whole, accident
+        assert ("no checkpoint at step 6" in killed.output) == ("full" in accident), killed.output
     back = machine.run("killed", *ZERO3, ranks=2)
     assert_same_bits(straight.model, back.model)
     note(

@@ -299,7 +299,7 @@ def test_in_bfloat16_the_loss_is_float32_and_close(module_of, tokenizer, problem
         module.configure_model()
         batch = rolled_out(module.model, tokenizer, problems)
         if is_rounded:
-            module.model.to_bfloat16()
+            tiny.rounded(module.model)
         losses.append(module.training_step(batch))
     exact, rounded = losses
     assert rounded.dtype == torch.float32

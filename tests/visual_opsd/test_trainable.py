@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from tests import tiny
 from visual_opsd.contexts import student_context, teacher_context
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.interface import Sampling
@@ -151,7 +152,7 @@ def test_the_average_of_adapters_is_the_twin_whose_adapters_are_averaged(adapted
 
 def test_beside_rounded_weights_adapters_stay_float32(model, tokenizer, problems):
     """A step of 1e-5 is below what bfloat16 tells apart at 0.01."""
-    adapt(model.to_bfloat16(), LORA)
+    adapt(tiny.rounded(model), LORA)
     assert {weight.dtype for weight in trained(model).values()} == {torch.float32}
     frozen = [p for n, p in model.named_parameters() if not p.requires_grad]
     assert {weight.dtype for weight in frozen} == {torch.bfloat16}

@@ -73,12 +73,17 @@ class Drawing:
     """False evaluates the guidance branches one after another, as the official code does."""
     step_cache: StepCache | None = None
     """None evaluates every step, as the official protocol does."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels; None takes the last image's. Text to image needs it: BAGEL's is
+    1024 x 1024."""
 
     def __post_init__(self) -> None:
         if self.num_timesteps < 2:
             raise ValueError(f"num_timesteps must be >= 2, got {self.num_timesteps}")
         if self.timestep_shift <= 0:
             raise ValueError(f"timestep_shift must be > 0, got {self.timestep_shift}")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError(f"size must be at least 1 x 1 pixels, got {self.size}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +145,27 @@ class Reader(Protocol):
         self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int]
     ) -> Completions:
         """Sample one completion a context; the noise of a row depends on its seed alone."""
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """Says where its attention goes: a diagnostic that not every reader can give."""
+
+    def attention(
+        self,
+        contexts: Sequence[Context],
+        completions: Sequence[Int[Tensor, " _tokens"]],
+        *,
+        by_head: bool = False,
+    ) -> Float[Tensor, "layers *heads tokens segments"]:
+        """What each completion token gives to every segment of its context, layer by layer.
+
+        Shares that add up to 1; the last column is the completion so far, and what a shorter
+        context lacks is 0. The mean over heads, or ``by_head`` every one of them.
+        """
+
+    def segment_lengths(self, context: Context) -> tuple[int, ...]:
+        """Tokens of every segment, marks included."""
 
 
 Watch = Callable[[float, list[Image]], None]

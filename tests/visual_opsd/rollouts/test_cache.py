@@ -93,6 +93,7 @@ def test_a_key_names_everything_a_drawing_depends_on():
         "renormalisation_min": 0.5,
         "branches_in_one_batch": False,
         "step_cache": StepCache(),
+        "size": (64, 64),
     }
     assert set(other) == {field.name for field in fields(Drawing)}  # a new knob needs a key
     changes = [

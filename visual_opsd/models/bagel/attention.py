@@ -35,7 +35,8 @@ class Visibility:
     A query sees new keys up to its own index, and all of its own split where that is full or noise;
     never a noise split other than its own, never another sample. Padding (sample -1) sees the
     keys before it, so that no row is empty, and is seen by nobody. New keys lie behind a row's
-    kept ones, so causal is aligned at the lower right.
+    kept ones, so causal is aligned at the lower right. A key that was knocked out is seen by the
+    splits up to its ``seen_until`` alone.
     """
 
     splits: Int[Tensor, "batch time"]
@@ -45,13 +46,16 @@ class Visibility:
     kept: Int[Tensor, " batch"] | None = None
     """Keys a row keeps in the cache; None without a cache."""
     longest: int = 0
-    """The largest of ``kept``: there are ``longest + time`` keys."""
+    """The largest of ``kept``, or more: there are ``longest + time`` keys."""
+    seen_until: Int[Tensor, "batch time"] | None = None
+    """The last split that may look at a key; None where nothing was knocked out."""
 
     def to(self, device: torch.device) -> "Visibility":
         """The same on another device."""
         kept = None if self.kept is None else self.kept.to(device)
+        until = None if self.seen_until is None else self.seen_until.to(device)
         splits, modes, samples = (x.to(device) for x in (self.splits, self.modes, self.samples))
-        return Visibility(splits, modes, samples, kept, self.longest)
+        return Visibility(splits, modes, samples, kept, self.longest, until)
 
     def behind(self, kept: Int[Tensor, " batch"], longest: int) -> "Visibility":
         """The same tokens behind rows that keep ``kept`` keys, at most ``longest``."""
@@ -79,6 +83,7 @@ class Visibility:
         Flex attention traces it, which the tests' type checker around it would break.
         """
         splits, modes, samples, kept = self.splits, self.modes, self.samples, self.kept
+        until = self.seen_until
 
         @no_type_check
         def among_new(row: Tensor, head: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
@@ -88,6 +93,8 @@ class Visibility:
             is_foreign_noise = (modes[row, key] == Mode.NOISE.value) & ~is_same_split
             of_query, of_key = samples[row, query], samples[row, key]
             is_visible = (of_key >= 0) & ((of_query == of_key) | (of_query < 0))
+            if until is not None:
+                is_visible = is_visible & (splits[row, query] <= until[row, key])
             return ((query >= key) | (is_same_split & is_open)) & ~is_foreign_noise & is_visible
 
         if kept is None:
@@ -120,6 +127,8 @@ class Visibility:
         is_past = (last < start[:, None]) & (mode.high < Mode.NOISE)[:, None, :] & sample.are_one()
         is_inside = (mode.low > Mode.CAUSAL)[:, :, None] & split.are_one()
         is_whole = (is_past | is_inside) & (sample.low >= 0)[:, :, None]
+        if self.seen_until is not None:
+            is_whole &= split.high[:, :, None] <= _Extremes.of(self.seen_until).low[:, None]
         if self.kept is not None:  # a row's kept keys push its new ones behind: look at all pairs
             num_blocks = -(-(self.longest + time) // BLOCK)
             may_see = may_see.new_ones(batch, len(start), num_blocks)

@@ -88,6 +88,8 @@ class Layout:
     sin: Float[Tensor, "batch time 1 head"]
     mask: Bool[Tensor, "batch 1 time keys"] | BlockMask | None
     """None where every query sees every key."""
+    observe: Callable[[Tensor, Tensor], None] | None = None
+    """Is shown the queries and keys of layer after layer."""
 
     def gather(self, streams: list[Tensor]) -> Float[Tensor, "batch time ..."]:
         """Streams to [batch, time]."""
@@ -120,23 +122,35 @@ class KeyValueCache:
     part of the row. What is not kept (a velocity at some time of the flow) is overwritten next.
     """
 
-    def __init__(self, config: DecoderConfig, like: Tensor, batch: int, capacity: int) -> None:
-        """Room for ``capacity`` tokens a row."""
+    def __init__(
+        self, config: DecoderConfig, like: Tensor, batch: int, capacity: int, multiple: int = 1
+    ) -> None:
+        """Room for ``capacity`` tokens a row; keys come in whole ``multiple``s, see ``Canvas``."""
+        self.multiple = multiple
+        capacity = -(-capacity // multiple) * multiple
         shape = (batch, capacity, config.num_key_value_heads, config.head_dim)
         self.keys = [like.new_zeros(shape) for _ in range(config.num_layers)]
         self.values = [like.new_zeros(shape) for _ in range(config.num_layers)]
         self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
         self.next_positions = torch.zeros(batch, dtype=torch.long, device=like.device)
         self.longest = 0
+        self.hidden: Bool[Tensor, "batch capacity"] | None = None
+        """Kept keys that were knocked out; None for none."""
         self._places: Int[Tensor, "batch time"] | None = None
         """Where the next tokens go, in [batch * capacity]; the same for all layers."""
 
+    def num_keys(self, num_new: int) -> int:
+        """How many keys come back with ``num_new`` tokens a row; the last may be nobody's."""
+        return -(-(self.longest + num_new) // self.multiple) * self.multiple
+
     def reserve(self, num_new: int) -> None:
         """Make sure that ``num_new`` tokens a row fit."""
-        missing = self.longest + num_new - self.keys[0].shape[1]
+        missing = self.num_keys(num_new) - self.keys[0].shape[1]
         if missing > 0:
             self.keys = [F.pad(keys, (0, 0, 0, 0, 0, missing)) for keys in self.keys]
             self.values = [F.pad(values, (0, 0, 0, 0, 0, missing)) for values in self.values]
+            if self.hidden is not None:
+                self.hidden = F.pad(self.hidden, (0, missing))
             self._places = None
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,13 +163,14 @@ class KeyValueCache:
         places, dtype = self._places.flatten(), self.keys[layer].dtype
         self.keys[layer].flatten(0, 1).index_copy_(0, places, keys.flatten(0, 1).to(dtype))
         self.values[layer].flatten(0, 1).index_copy_(0, places, values.flatten(0, 1).to(dtype))
-        end = self.longest + time
+        end = self.num_keys(time)
         return self.keys[layer][:, :end], self.values[layer][:, :end]
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only ``rows``."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
+        self.hidden = None if self.hidden is None else self.hidden[rows]
         self.lengths = self.lengths[rows]
         self.next_positions = self.next_positions[rows]
         self.longest = int(self.lengths.max())
@@ -193,7 +208,10 @@ class Attention(Experts):
         k = k * layout.cos + rotate_half(k) * layout.sin
         if cache is not None:
             k, v = cache.write(layer, k, v)
-        y = attend(q.to(v.dtype), k.to(v.dtype), v, layout.mask)  # norms are float32 in autocast
+        q, k = q.to(v.dtype), k.to(v.dtype)  # norms are float32 in autocast
+        if layout.observe is not None:
+            layout.observe(q, k)
+        y = attend(q, k, v, layout.mask)
         return self.each("o_proj", layout.scatter(y.flatten(2), streams))
 
     def _heads(self, name: str, streams: Streams, layout: Layout) -> Tensor:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from visual_opsd.contexts import IMAGE_START, Context, DrawingContext, Image, Role
-from visual_opsd.models.bagel import flow
+from visual_opsd.models.bagel import flow, observing
 from visual_opsd.models.bagel.attention import Kernel
 from visual_opsd.models.bagel.canvas import Canvas
 from visual_opsd.models.bagel.codec import LatentCodec
@@ -37,10 +37,11 @@ from visual_opsd.models.bagel.packing import (
     Images,
     Packed,
     Row,
-    completion_block,
+    completed_rows,
     context_rows,
     grid_ids,
     pack,
+    segment_lengths,
 )
 from visual_opsd.models.bagel.vision import Connector, PositionTable, TimeEmbedding, VisionModel
 from visual_opsd.models.interface import Completions, Drawing, Sampling, Watch
@@ -102,13 +103,6 @@ class BagelModel(nn.Module):
         self.language_model.model.kernel = kernel
         self.language_model.model.recomputes_layers = recomputes_layers
 
-    def to_bfloat16(self) -> "BagelModel":
-        """Round the weights, but not the codec's: what they give is still scored in float32."""
-        for name, part in self.named_children():
-            if name != "codec":
-                part.to(torch.bfloat16)
-        return self
-
     def drawing_parameters(self) -> list[nn.Parameter]:
         """Of the generation experts, and of what stands before and behind them."""
         outside = ("time_embedder.", "vae2llm.", "llm2vae.")
@@ -129,13 +123,23 @@ class BagelModel(nn.Module):
         self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:
         """The state that predicts each completion token, rows concatenated."""
-        if len(contexts) != len(completions):
-            raise ValueError(f"{len(contexts)} contexts for {len(completions)} completions")
-        rows, images = context_rows(contexts, self.config)
-        for row, ids in zip(rows, completions, strict=True):
-            row.append(completion_block(ids.tolist(), self.config.tokens))
+        rows, images = completed_rows(contexts, completions, self.config)
         packed, streams = self._run(rows, images)
         return self._predicting(packed, streams)
+
+    def attention(
+        self,
+        contexts: Sequence[Context],
+        completions: Sequence[Int[Tensor, " _tokens"]],
+        *,
+        by_head: bool = False,
+    ) -> Float[Tensor, "layers *heads tokens segments"]:
+        """What each completion token gives to every segment of its context, layer by layer."""
+        return observing.attention(self, contexts, completions, by_head=by_head)
+
+    def segment_lengths(self, context: Context) -> tuple[int, ...]:
+        """Tokens of every segment, marks included."""
+        return segment_lengths(context, self.config)
 
     def logits(
         self,
@@ -182,17 +186,10 @@ class BagelModel(nn.Module):
         seeds: Sequence[int],
         watch: Watch | None = None,
     ) -> list[Image]:
-        """Draw the next image of every context, as large as its last image."""
+        """Draw the next image of every context, as large as ``drawing`` says or its last image."""
         if self.codec is None:
             raise ValueError("this model was loaded without a codec: it cannot draw")
-        sizes = []
-        for context in contexts:
-            images = [segment for segment in context.main if isinstance(segment, Image)]
-            if not images:
-                raise ValueError("a drawing needs an image in its context to take the size from")
-            side = self.config.latent.pixels_per_token
-            height, width = images[-1].drawn_pixels.shape[1:]
-            sizes.append((height // side, width // side))
+        sizes = [self._grid(context, drawing) for context in contexts]
         noise = [
             start_noise(h * w, self.config.latent, seed)
             for (h, w), seed in zip(sizes, seeds, strict=True)
@@ -211,6 +208,20 @@ class BagelModel(nn.Module):
             grey = ((pixels * 0.5 + 0.5) * 255).to(torch.uint8)  # truncated, as the official code
             drawn.append(Image(grey.float() / 127.5 - 1, role=Role.VISUAL_THOUGHT))
         return drawn
+
+    def _grid(self, context: DrawingContext, drawing: Drawing) -> tuple[int, int]:
+        """Rows and columns of a drawing's latent tokens."""
+        side, most = self.config.latent.pixels_per_token, self.config.latent.tokens_per_side
+        images = [segment for segment in context.main if isinstance(segment, Image)]
+        if drawing.size is None and not images:
+            raise ValueError("a drawing needs drawing.size, or an image in its context")
+        height, width = drawing.size or images[-1].drawn_pixels.shape[1:]
+        if drawing.size and any(x % side or x > most * side for x in drawing.size):
+            raise ValueError(
+                f"drawing.size {height} x {width} px must be multiples of {side} px, at most "
+                f"{most * side}"
+            )
+        return height // side, width // side
 
     @torch.no_grad()
     def flow(
@@ -317,17 +328,20 @@ class BagelModel(nn.Module):
         streams = self._embed(packed, images.read, self._encode(images.drawn))
         return packed, self.language_model.model(streams, self._layout(packed))
 
-    def _prefill(self, contexts: Sequence[Context], room: int) -> KeyValueCache:
+    def _prefill(self, contexts: Sequence[Context], room: int, multiple: int = 1) -> KeyValueCache:
         """Read contexts into a cache that takes ``room`` more tokens a row."""
         rows, images = context_rows(contexts, self.config)
         packed = pack(rows)
         weight = self.language_model.lm_head.weight
-        longest = packed.order.shape[1]
-        cache = KeyValueCache(self.config.decoder, weight, len(rows), longest + room)
-        streams = self._embed(packed, images.read, self._encode(images.drawn))
-        self.language_model.model(streams, self._layout(packed, cache), cache)
+        capacity = packed.order.shape[1] + room
+        cache = KeyValueCache(self.config.decoder, weight, len(rows), capacity, multiple)
+        if len(packed.text_ids):  # guidance without a prompt sees nothing at all
+            streams = self._embed(packed, images.read, self._encode(images.drawn))
+            self.language_model.model(streams, self._layout(packed, cache), cache)
         next_positions = torch.tensor(packed.next_positions, device=self.device)
         cache.keep(packed.lengths.to(self.device), next_positions)
+        if packed.is_hidden is not None:
+            cache.hidden = F.pad(packed.is_hidden.to(self.device), (0, room))
         return cache
 
     def _decode_step(self, ids: Int[Tensor, " rows"], cache: KeyValueCache) -> Tensor:
@@ -336,7 +350,10 @@ class BagelModel(nn.Module):
         rows = torch.arange(len(ids), device=self.device)
         cos, sin = self.language_model.model.rotary(cache.next_positions[:, None])
         keys = torch.arange(cache.longest + 1, device=self.device)
-        mask = (keys <= cache.lengths[:, None])[:, None, None]
+        is_seen = keys <= cache.lengths[:, None]
+        if cache.hidden is not None:
+            is_seen = is_seen & ~cache.hidden[:, : len(keys)]
+        mask = is_seen[:, None, None]
         layout = OneTokenLayout(order=rows[:, None], inverse=rows, cos=cos, sin=sin, mask=mask)
         streams = {UNDERSTANDING: self.language_model.model.embed_tokens(ids)}
         streams = self.language_model.model(streams, layout, cache)
@@ -348,7 +365,8 @@ class BagelModel(nn.Module):
         cos, sin = self.language_model.model.rotary(packed.positions.to(self.device))
         visibility = packed.visibility.to(self.device)
         if cache is not None:
-            visibility = visibility.behind(cache.lengths, cache.longest)
+            time = packed.order.shape[1]
+            visibility = visibility.behind(cache.lengths, cache.num_keys(time) - time)
         return Layout(
             order=packed.order.to(self.device),
             inverse=packed.inverse.to(self.device),
@@ -390,9 +408,13 @@ class BagelModel(nn.Module):
         """Latent tokens with their time (0 where clean) and place."""
         stride = self.config.latent.tokens_per_side
         ids = torch.cat([grid_ids(*latent.grid, stride) for latent in latents]).to(self.device)
-        times = torch.tensor([latent.time for latent in latents], device=self.device)
-        lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
-        time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
+        moments = [latent.time for latent in latents]
+        times = torch.tensor(moments, device=self.device)
+        if len(set(moments)) == 1:  # as in every drawing: computed alike for any number of images
+            time = self.time_embedder(times[:1])
+        else:
+            lengths = torch.tensor([len(latent.tokens) for latent in latents], device=self.device)
+            time = self.time_embedder(times).repeat_interleave(lengths, dim=0)
         tokens = torch.cat([latent.tokens for latent in latents])
         return self.vae2llm(tokens.to(self.vae2llm.weight)) + time + self.latent_pos_embed(ids)
 

@@ -6,8 +6,9 @@ padding; ``order`` carries them into [batch, time] for attention and ``inverse``
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 from visual_opsd.contexts import Context, Image, Text
 from visual_opsd.models.bagel.attention import Mode, Visibility
 from visual_opsd.models.bagel.config import BagelConfig, SpecialTokens
+
+NEVER_HIDDEN = 2**30
+"""Behind every block."""
 
 
 class Source(IntEnum):
@@ -43,6 +47,13 @@ class Block:
     """How far the position moves on after the block."""
     targets: tuple[int, ...] = ()
     """What each text token predicts; -1 for nothing."""
+    segment: int = -1
+    """Index in the context of what it shows; -1 for a completion."""
+    seen_until: int = NEVER_HIDDEN
+    """The last block of the row that may look at it."""
+
+    def __len__(self) -> int:
+        return len(self.text) + self.num_tokens
 
 
 Row = list[Block]
@@ -94,6 +105,10 @@ class Packed:
     lengths: Int[Tensor, " rows"]
     next_positions: tuple[int, ...]
     """Position after the last token, a row."""
+    segments: Int[Tensor, "batch time"]
+    """Index in its context of what a token shows; -1 for a completion, and where padded."""
+    is_hidden: Bool[Tensor, "batch time"] | None
+    """Knocked out: no completion sees it; None where nothing is."""
 
     @property
     def mask(self) -> Bool[Tensor, "batch time time"]:
@@ -109,44 +124,28 @@ def pack(
     ``first_positions`` continues cached rows. Images must be numbered in the order in which their
     blocks appear, apart for patches and for latents.
     """
-    row_sources, row_positions, row_splits, row_modes = [], [], [], []
-    text_ids: list[int] = []
-    targets: list[int] = []
-    next_positions = []
-    for row_index, row in enumerate(rows):
-        sources, positions, splits, modes = [], [], [], []
-        position = 0 if first_positions is None else first_positions[row_index]
-        for split, block in enumerate(row):
-            text_ids.extend(block.text)
-            targets.extend(block.targets)
-            size = len(block.text) + block.num_tokens
-            source = np.full(size, Source.TEXT)
-            if block.image is None:
-                positions.append(np.arange(position, position + size))
-            else:
-                source[1:-1] = block.source
-                positions.append(np.full(size, position))
-            sources.append(source)
-            splits.append(np.full(size, split))
-            modes.append(np.full(size, block.mode))
-            position += block.advance
-        row_sources.append(np.concatenate(sources))
-        row_positions.append(np.concatenate(positions))
-        row_splits.append(np.concatenate(splits))
-        row_modes.append(np.concatenate(modes))
-        next_positions.append(position)
+    blocks = [block for row in rows for block in row]
+    sizes = np.array([len(block) for block in blocks])
+    row_of_block = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
 
-    lengths = np.array([len(source) for source in row_sources])
-    samples = np.repeat(np.arange(len(rows)), lengths)
-    source = np.concatenate(row_sources)
+    def of_tokens(values: Sequence[int] | np.ndarray) -> np.ndarray:
+        """A value a block, for each of its tokens."""
+        return np.repeat(values, sizes)
+
+    within = np.arange(sizes.sum()) - of_tokens(sizes.cumsum() - sizes)
+    is_end = (within == 0) | (within == of_tokens(sizes) - 1)
+    source = np.where(is_end, Source.TEXT, of_tokens([block.source for block in blocks]))
+    starts, next_positions = _positions(rows, first_positions or [0] * len(rows))
+    is_text = of_tokens([block.image is None for block in blocks])
+
+    samples = of_tokens(row_of_block)
+    lengths = np.bincount(samples, minlength=len(rows))
     if is_padded:
-        time = int(lengths.max())
-        batch = len(rows)
+        time, batch = int(lengths.max()), len(rows)
         place = samples * time + np.concatenate([np.arange(length) for length in lengths])
     else:
         time, batch = len(source), 1
         place = np.arange(time)
-
     inverse = place[np.argsort(source, kind="stable")]
     order = np.zeros(batch * time, dtype=np.int64)
     order[inverse] = np.arange(len(inverse))
@@ -156,21 +155,37 @@ def pack(
         out[place] = values
         return torch.from_numpy(out.reshape(batch, time))
 
-    split_ids = np.concatenate(row_splits) + samples * (max(len(row) for row in rows) + 1)
+    first_split = row_of_block * (max(len(row) for row in rows) + 1)
+    split = first_split + np.concatenate([np.arange(len(row)) for row in rows])
+    until = np.array([block.seen_until for block in blocks])
+    is_hidden = until < NEVER_HIDDEN
     return Packed(
-        text_ids=torch.tensor(text_ids, dtype=torch.long),
-        targets=torch.tensor(targets, dtype=torch.long),
+        text_ids=torch.tensor([id_ for block in blocks for id_ in block.text], dtype=torch.long),
+        targets=torch.tensor([id_ for block in blocks for id_ in block.targets], dtype=torch.long),
         order=torch.from_numpy(order.reshape(batch, time)),
         inverse=torch.from_numpy(inverse),
-        positions=spread(np.concatenate(row_positions), 0),
+        positions=spread(of_tokens(starts) + within * is_text, 0),
         visibility=Visibility(
-            spread(split_ids, -1),
-            spread(np.concatenate(row_modes), Mode.CAUSAL),
+            spread(of_tokens(split), -1),
+            spread(of_tokens([block.mode for block in blocks]), Mode.CAUSAL),
             spread(samples, -1),
+            seen_until=spread(of_tokens(until + first_split), -1) if is_hidden.any() else None,
         ),
         lengths=torch.from_numpy(lengths),
         next_positions=tuple(next_positions),
+        segments=spread(of_tokens([block.segment for block in blocks]), -1),
+        is_hidden=spread(of_tokens(is_hidden), 0).bool() if is_hidden.any() else None,
     )
+
+
+def _positions(rows: Sequence[Row], first: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Position at the start of every block, and behind the last one of every row."""
+    starts, ends = [], []
+    for row, start in zip(rows, first, strict=True):
+        *row_starts, end = accumulate((block.advance for block in row), initial=start)
+        starts += row_starts
+        ends.append(end)
+    return starts, ends
 
 
 def attention_mask(
@@ -201,14 +216,21 @@ def context_rows(contexts: Sequence[Context], config: BagelConfig) -> tuple[list
     images = Images(read=[], drawn=[], is_noised=[], drawn_row=[])
     rows = []
     for row_index, context in enumerate(contexts):
+        parts = [_blocks(segment, row_index, images, config) for segment in context]
+        ends = list(accumulate((len(part) for part in parts), initial=-1))[1:]
         row: Row = []
-        for segment in context:
-            if isinstance(segment, Text):
-                row.append(text_block(segment.ids, config.tokens, is_target=segment.is_target))
-            else:
-                row.extend(_image_blocks(segment, row_index, images, config))
-        rows.append(row)
+        for index, (segment, part, end) in enumerate(zip(context, parts, ends, strict=True)):
+            last = {None: NEVER_HIDDEN, "all_behind": end, "completion": ends[-1]}
+            until = last[segment.hidden_from]
+            row.extend(replace(block, segment=index, seen_until=until) for block in part)
+        rows.append(row or [Block(Mode.CAUSAL, advance=0)])
     return rows, images
+
+
+def _blocks(segment: Text | Image, row: int, images: Images, config: BagelConfig) -> Row:
+    if isinstance(segment, Text):
+        return [text_block(segment.ids, config.tokens, is_target=segment.is_target)]
+    return _image_blocks(segment, row, images, config)
 
 
 def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -> Row:
@@ -227,6 +249,28 @@ def _image_blocks(image: Image, row: int, images: Images, config: BagelConfig) -
         blocks.append(image_block(Mode.FULL, Source.PATCH, len(images.read), tokens, config.tokens))
         images.read.append(image.pixels)
     return blocks
+
+
+def completed_rows(
+    contexts: Sequence[Context],
+    completions: Sequence[Int[Tensor, " _tokens"]],
+    config: BagelConfig,
+) -> tuple[list[Row], Images]:
+    """Contexts, and behind each of them the completion that is scored."""
+    if len(contexts) != len(completions):
+        raise ValueError(f"{len(contexts)} contexts for {len(completions)} completions")
+    rows, images = context_rows(contexts, config)
+    for row, ids in zip(rows, completions, strict=True):
+        row.append(completion_block(ids.tolist(), config.tokens))
+    return rows, images
+
+
+def segment_lengths(context: Context, config: BagelConfig) -> tuple[int, ...]:
+    """Tokens of every segment, marks included."""
+    lengths = [0] * len(context)
+    for block in context_rows([context], config)[0][0]:
+        lengths[block.segment] += len(block)
+    return tuple(lengths)
 
 
 def num_tokens(pixels: Float[Tensor, "3 height width"], side: int, what: str) -> int:

@@ -87,6 +87,56 @@ class JanusReader(nn.Module):
         return joined([reduce(self.logits(hidden[part]), part) for part in parts])
 
     @torch.no_grad()
+    def attention(
+        self,
+        contexts: Sequence[Context],
+        completions: Sequence[Int[Tensor, " _tokens"]],
+        *,
+        by_head: bool = False,
+    ) -> Float[Tensor, "layers *heads tokens segments"]:
+        """What each completion token gives to every segment of its context, layer by layer.
+
+        The first mark of a row counts to its first segment. One layer's whole matrix is held.
+        """
+        num_segments = max(map(len, contexts)) + 1
+        rows = [
+            (*self.segment_lengths(context), len(ids))
+            for context, ids in zip(contexts, completions, strict=True)
+        ]
+        layers: list[Tensor] = []
+
+        def reduce(_: nn.Module, __: Any, attended: tuple[Tensor, Tensor]) -> None:
+            found = []
+            for given, lengths in zip(attended[1], rows, strict=True):
+                end = sum(lengths)
+                parts = given[:, end - lengths[-1] : end, :end].split(lengths, dim=2)
+                *shares, own = (part.sum(dim=2) for part in parts)
+                lacking = [torch.zeros_like(own)] * (num_segments - len(lengths))
+                found.append(torch.stack([*shares, *lacking, own], dim=2))
+            mass = torch.cat(found, dim=1)
+            layers.append(mass if by_head else mass.mean(dim=0))
+
+        language_model = self.janus.model.language_model
+        kernel = language_model.config._attn_implementation  # noqa: SLF001 - there is no getter
+        hooks = [layer.self_attn.register_forward_hook(reduce) for layer in language_model.layers]
+        language_model.set_attn_implementation("eager")  # alone returns its probabilities
+        try:
+            self(contexts, completions)
+        finally:
+            language_model.set_attn_implementation(kernel)
+            for hook in hooks:
+                hook.remove()
+        return torch.stack(layers)
+
+    def segment_lengths(self, context: Context) -> tuple[int, ...]:
+        """Tokens of every segment, marks included; the row's first mark is the first one's."""
+        per_image = self.janus.model.vision_model.config.num_image_tokens + len(self.image_marks)
+        return tuple(
+            (per_image if isinstance(part, Image) else len(part.ids)) + (index == 0)
+            for index, part in enumerate(context)
+        )
+
+    @torch.no_grad()
     def sample(
         self, contexts: Sequence[Context], sampling: Sampling, seeds: Sequence[int]
     ) -> Completions:
@@ -113,6 +163,8 @@ class JanusReader(nn.Module):
 
     def _embed_contexts(self, contexts: Sequence[Context]) -> list[Tensor]:
         """Every context as input states [tokens, width]; all images are read in one batch."""
+        if any(part.hidden_from for context in contexts for part in context):
+            raise ValueError("Janus attends through transformers, which hides no segment")
         images = [part for context in contexts for part in context if isinstance(part, Image)]
         features = iter(self._read(images))
         start_of_image, end_of_image = self.image_marks

@@ -1,6 +1,7 @@
 """One rule of who sees whom, two kernels that obey it, and a causal that is aligned lower right."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,9 +50,16 @@ def padded(*rows):
     return Visibility(*torch.stack(columns, dim=1))
 
 
+def knocked_out(visibility, *splits):
+    """Some splits are seen by themselves alone."""
+    chosen = torch.isin(visibility.splits, torch.tensor(splits))
+    return replace(visibility, seen_until=visibility.splits.where(chosen, 10_000))
+
+
 VISIBILITIES = {
     "packed": packed(INTERLEAVED, SHORT),
     "padded": padded(INTERLEAVED, SHORT),
+    "knocked out": knocked_out(packed(INTERLEAVED, SHORT), 0, 1, 101),
     "causal": packed([(Mode.CAUSAL, 400)]),
     "cached": padded(INTERLEAVED, SHORT).behind(torch.tensor([5, 200]), 200),
 }

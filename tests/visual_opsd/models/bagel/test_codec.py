@@ -1,8 +1,9 @@
-"""The linear codec: patches to whitened components and back."""
+"""The linear codec: patches to whitened components and back; and how large the real one is."""
 
 import torch
 
-from visual_opsd.models.bagel.codec import LatentCodec, PatchCodec
+from visual_opsd.models.bagel.autoencoder_file import official_weights
+from visual_opsd.models.bagel.codec import LatentCodec, PatchCodec, autoencoder_kl
 
 
 def pictures(problems):
@@ -52,3 +53,11 @@ def test_fitting_twice_gives_the_same_components(problems):
     other = PatchCodec.fit(pictures(problems)[::-1], channels=8)
     torch.testing.assert_close(one.basis, other.basis, atol=1e-4, rtol=0)
     assert (one.basis.gather(0, one.basis.abs().argmax(dim=0, keepdim=True)) > 0).all()
+
+
+def test_the_autoencoder_has_the_tensors_of_the_official_file():
+    """FLUX.1's, counted where the official model was built (spec/bagel.md, section 1)."""
+    with torch.device("meta"):
+        weights = official_weights(autoencoder_kl())
+    assert len(weights) == 244
+    assert sum(weight.numel() for weight in weights.values()) == 83_819_683

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import tiny
-from visual_opsd.contexts import DrawingContext, Role, Text, drawing_context
+from visual_opsd.contexts import DrawingContext, Role, Text, drawing_context, start_drawing
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.trajectories import rescoring_error
 
@@ -89,9 +89,23 @@ def test_guidance_in_one_batch_equals_separate_calls(
     noise, grids = noise_for(base, contexts), grids_of(contexts)
     one = base.flow(contexts, drawing, noise, grids)
     separate = base.flow(contexts, replace(drawing, branches_in_one_batch=False), noise, grids)
-    torch.testing.assert_close(one, separate, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one, separate, atol=1e-5, rtol=0)
     unguided = base.flow(contexts, replace(drawing, text_guidance=1.0), noise, grids)
     assert (one - unguided).abs().max() > 1e-3
+
+
+def test_words_alone_become_a_picture_of_the_size_asked_for(base, tokenizer):
+    """Text to image: the text-free branch sees nothing at all."""
+    prompts = [(Text(tokenizer.encode(words)),) for words in ("A red line.", "Ice, and a hole.")]
+    contexts = [start_drawing(prompt) for prompt in prompts]
+    assert contexts[0].text_free == ()
+    drawing = replace(GUIDED, image_guidance=1.0, renormalisation="global", size=(48, 32))
+    together = base.draw(contexts, drawing, [0, 0])
+    assert {picture.pixels.shape for picture in together} == {(3, 48, 32)}
+    assert pictures_differ(*together) > 2 * GREY_LEVEL
+    for one_batch in (True, False):
+        (alone,) = base.draw(contexts[1:], replace(drawing, branches_in_one_batch=one_batch), [0])
+        assert pictures_differ(alone, together[1]) <= 1.01 * GREY_LEVEL
 
 
 def test_guidance_between_equal_branches_changes_nothing(base, contexts):
@@ -124,7 +138,7 @@ def test_a_constant_velocity_is_followed_from_one_to_zero(base, contexts):
 
 def test_rounded_weights_draw_on_latents_that_are_not_rounded(base, contexts):
     """The official sampler keeps x in float32 from step to step; diffusers follows the velocity."""
-    rounded = copy.deepcopy(base).to_bfloat16()
+    rounded = tiny.rounded(copy.deepcopy(base))
     drawing = Drawing(num_timesteps=4)
     width = base.config.latent.token_size
     noise = torch.randn(16, width, generator=torch.Generator().manual_seed(0))
@@ -135,7 +149,7 @@ def test_rounded_weights_draw_on_latents_that_are_not_rounded(base, contexts):
 
 
 def test_rounded_weights_draw_through_an_autoencoder_in_float32(tokenizer, contexts):
-    model = tiny.make_autoencoder_model(tokenizer).to_bfloat16()
+    model = tiny.rounded(tiny.make_autoencoder_model(tokenizer))
     picture = model.draw(contexts[:1], Drawing(num_timesteps=3), [0])[0].pixels
     assert picture.isfinite().all()
     latents = torch.zeros(4, 8, 8, dtype=torch.bfloat16)
@@ -168,8 +182,15 @@ def test_what_cannot_be_drawn_is_an_error_that_says_why(base, contexts):
     with pytest.raises(ValueError, match="without a codec: it cannot see latents"):
         blind.sample([contexts[0].main], Sampling(), [0])
     wordy = DrawingContext((Text((5,)),), (Text((5,)),), (Text((5,)),))
-    with pytest.raises(ValueError, match="needs an image in its context"):
+    with pytest.raises(ValueError, match=r"needs drawing\.size, or an image in its context"):
         base.draw([wordy], PLAIN, [0])
+    for size in ((48, 40), (48, 80)):
+        with pytest.raises(
+            ValueError, match=rf"{size[1]} px must be multiples of 16 px, at most 64"
+        ):
+            base.draw([wordy], replace(PLAIN, size=size), [0])
+    with pytest.raises(ValueError, match=r"size must be at least 1 x 1 pixels, got \(0, 64\)"):
+        Drawing(size=(0, 64))
     with pytest.raises(ValueError, match="num_timesteps must be >= 2, got 1"):
         Drawing(num_timesteps=1)
     with pytest.raises(ValueError, match="timestep_shift must be > 0, got 0"):

@@ -17,7 +17,7 @@ from visual_opsd.contexts import (
 from visual_opsd.losses.divergence import DivergenceConfig, teacher_scores
 from visual_opsd.models.bagel import decoder
 from visual_opsd.models.bagel.model import BagelModel
-from visual_opsd.models.interface import Drawer, Reader, Sampling
+from visual_opsd.models.interface import Attentive, Drawer, Reader, Sampling
 from visual_opsd.rollouts.trajectories import rescoring_error
 
 SEES = {
@@ -45,6 +45,7 @@ def seeds_of(contexts, first=0):
 
 def test_the_model_keeps_the_interface(model):
     assert isinstance(model, Reader)
+    assert isinstance(model, Attentive)
     assert isinstance(model, Drawer)
 
 

@@ -17,9 +17,9 @@ from callbacks.rollout import RolloutCallback, RolloutConfig
 from lightning_modules.optimisation import OptimiserConfig
 from lightning_modules.visual_opsd import VisualOPSD, VisualOPSDConfig
 from tests import tiny
-from visual_opsd.contexts import student_context, teacher_context
+from visual_opsd.contexts import knock_out, student_context, teacher_context
 from visual_opsd.losses.divergence import DivergenceConfig, teacher_scores
-from visual_opsd.models.interface import Drawer, Reader, Sampling
+from visual_opsd.models.interface import Attentive, Drawer, Reader, Sampling
 from visual_opsd.models.janus import model as janus_model
 from visual_opsd.models.janus.model import JanusReader
 from visual_opsd.rollouts.trajectories import rescoring_error
@@ -92,6 +92,7 @@ def inclined(reader, problems, tokenizer, shares):
 
 def test_it_is_a_reader_and_no_drawer(base):
     assert isinstance(base, Reader)
+    assert isinstance(base, Attentive)
     assert not isinstance(base, Drawer)
 
 
@@ -134,6 +135,33 @@ def test_the_drawing_skipped_rule_holds_here_too(base, tokenizer, problems):
     found = asking.sample(contexts, Sampling(max_tokens=24), range(24))
     assert any(not is_sampled.all() for is_sampled in found.is_sampled)
     assert rescoring_error(asking, contexts, found) <= 1e-4
+
+
+def test_attention_is_that_of_whole_matrices(base, tokenizer, problems):
+    """Ragged contexts in one batch against transformers' own output, a row alone."""
+    contexts = [
+        see(problem, tokenizer.encode)
+        for see, problem in zip(SEES.values(), problems, strict=False)
+    ]
+    ids = [torch.arange(5, 9), torch.arange(5, 12)]
+    before = base(contexts, ids)
+    found = base.attention(contexts, ids, by_head=True)
+    assert torch.equal(base(contexts, ids), before)  # nothing stays behind
+    assert found.shape == (2, 4, 11, max(map(len, contexts)) + 1)
+    torch.testing.assert_close(found.sum(dim=-1), torch.ones(2, 4, 11), atol=1e-5, rtol=0)
+    language_model = copy.deepcopy(base.janus.model.language_model)
+    language_model.set_attn_implementation("eager")
+    for row, context, own in zip(found.split([4, 7], dim=2), contexts, ids, strict=True):
+        (start,) = base._embed_contexts([context])
+        embedded = torch.cat([start, base._embed((base.begin, *own[:-1].tolist()))])[None]
+        whole = language_model(inputs_embeds=embedded, output_attentions=True).attentions
+        lengths = [*base.segment_lengths(context), len(own)]
+        parts = torch.cat(whole)[:, :, -len(own) :].split(lengths, dim=-1)
+        for segment, part in enumerate(parts):
+            column = -1 if segment == len(context) else segment
+            torch.testing.assert_close(row[..., column], part.sum(dim=-1), atol=1e-5, rtol=0)
+    mean = base.attention(contexts, ids)
+    torch.testing.assert_close(mean, found.mean(dim=1), atol=1e-6, rtol=0)
 
 
 def test_image_marks_are_never_sampled(base, tokenizer, problems):
@@ -189,3 +217,5 @@ def test_what_does_not_fit_is_an_error(base, tokenizer, problems):
         base(contexts, [torch.arange(3)])
     with pytest.raises(ValueError, match="8 contexts for 1 seeds"):
         base.sample(contexts, Sampling(), [0])
+    with pytest.raises(ValueError, match="hides no segment"):
+        base([knock_out(contexts[0], [1], "completion")], [torch.arange(3)])
