@@ -26,7 +26,8 @@ def train_on(experiment: str, model: str, data: Path, num_steps: int) -> Experim
         f"trainer.max_steps={num_steps}",
     ]
     if is_tiny(checkpoints.open_folder(Path(model)).config):  # few problems of a size
-        keys += ["data.batch_size=4", "held_out.num_problems=32", f"held_out.every={num_steps}"]
+        keys += ["data.batch_size=4", "trainer.num_threads=1"]
+        keys += ["held_out.num_problems=32", f"held_out.every={num_steps}"]
     config = load_experiment(Path("experiments") / f"{experiment}.yaml", keys)
     build.prepare_folder(config)
     train_all({config.name: config})
