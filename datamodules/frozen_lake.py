@@ -4,16 +4,16 @@ A maze is a pure function of (seed, split, index). The split is written in the m
 canonical form, so no maze, rotation or mirror image is in two splits whatever the seed.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from datamodules.splits import Split, split_of_key, split_rng
 from datamodules.thoughts import ThoughtLength, write_thoughts
 from visual_opsd.benchmarks.maze_pictures import (
     reduced_problem,
@@ -32,10 +32,8 @@ from visual_opsd.benchmarks.mazes import (
 )
 from visual_opsd.contexts import Image, Problem, Role
 
-Split = Literal["train", "validation", "test", "hard"]
-"""``hard`` is the part of ``test`` where holes force a detour."""
-SPLITS: tuple[Split, ...] = ("train", "validation", "test", "hard")
 HARD_MIN_DETOUR = 2
+"""Moves that holes force beyond the Manhattan distance in split ``hard``."""
 VSP_KEYS_PATH = Path(__file__).parent / "resources" / "vsp_keys.txt"
 
 _TRIES_FOR_LENGTH = 300
@@ -81,7 +79,7 @@ def size_of(settings: MazeSettings, index: int) -> int:
 
 def split_of(maze: Maze) -> Split:
     """The split that a maze belongs to, with all its rotations and mirror images."""
-    return _split_of_key(maze.canonical_key)
+    return split_of_key(maze.canonical_key)
 
 
 def generate(settings: MazeSettings, split: Split, index: int) -> Maze:
@@ -251,21 +249,8 @@ def _draw(
 def _is_admitted(maze: Maze, split: Split) -> bool:
     key = maze.canonical_key
     wanted = "test" if split == "hard" else split
-    return _split_of_key(key) == wanted and (wanted == "test" or key not in vsp_keys())
-
-
-def _split_of_key(key: str) -> Split:
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    part = int.from_bytes(digest, "big") % 1000
-    if part < 850:
-        return "train"
-    return "validation" if part < 900 else "test"
+    return split_of_key(key) == wanted and (wanted == "test" or key not in vsp_keys())
 
 
 def _rng(settings: MazeSettings, split: Split, index: int, stream: int) -> np.random.Generator:
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}; got {split!r}")
-    if index < 0:
-        raise ValueError(f"index: expected at least 0; got {index}")
-    entropy = (settings.seed, SPLITS.index(split), index, stream)
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+    return split_rng(settings.seed, split, index, stream)

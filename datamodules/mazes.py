@@ -12,7 +12,6 @@ import numpy as np
 
 from datamodules.frozen_lake import (
     MazeSettings,
-    Split,
     donor_index,
     generate,
     maze_problem,
@@ -20,6 +19,7 @@ from datamodules.frozen_lake import (
     size_of,
     words_rng,
 )
+from datamodules.splits import Split
 from datamodules.thinkmorph import ThinkMorphFolder
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.benchmarks.mazes import Maze

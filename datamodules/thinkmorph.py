@@ -3,7 +3,7 @@
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
-from datamodules.frozen_lake import MazeSettings, Split, generate, generate_problem
+from datamodules.frozen_lake import MazeSettings, generate, generate_problem
+from datamodules.splits import Split
 from visual_opsd.benchmarks.answers import parse_moves
 from visual_opsd.benchmarks.maze_pictures import (
     REDUCED_CELL,
@@ -236,36 +237,51 @@ def write_mazes(
         The files, ``<folder>/Spatial_Navigation/data/train-*.parquet`` whatever the split: readers
         look for ``train`` in the name.
     """
-    shards = [range(shard, num_problems, num_shards) for shard in range(num_shards)]
-    paths = []
-    for shard, indices in enumerate(shards):
-        rows = (
-            maze_row(generate(settings, split, index), generate_problem(settings, split, index))
-            for index in indices
-        )
-        name = f"train-{shard:05d}-of-{num_shards:05d}.parquet"
-        path = folder / NAVIGATION_TASK / "data" / name
-        write_rows(path, rows, rows_per_group)
-        paths.append(path)
-    return paths
+
+    def row(index: int) -> dict[str, Any]:
+        maze, problem = generate(settings, split, index), generate_problem(settings, split, index)
+        return maze_row(maze, problem)
+
+    folder = folder / NAVIGATION_TASK / "data"
+    return write_shards(folder, row, num_problems, num_shards, rows_per_group)
 
 
 def maze_row(maze: Maze, problem: Problem) -> dict[str, Any]:
     """One row of ``COLUMNS`` for a maze and the problem made of it."""
     picture = render(maze)
-    drawn = draw_path(picture, maze, maze.shortest_path())
+    return problem_row(problem, picture, draw_path(picture, maze, maze.shortest_path()))
+
+
+def problem_row(problem: Problem, picture: PILImage.Image, drawn: PILImage.Image) -> dict[str, Any]:
+    """One row of ``COLUMNS`` for a problem whose pictures are as given."""
     before, after = problem.text_thoughts
     return {
         PID: problem.problem_id,
         QUESTION: problem.question,
         ANSWER: problem.answer,
-        PROBLEM_IMAGE: _encode(picture),
+        PROBLEM_IMAGE: {"bytes": png(picture), "path": None},
         TEXT_THOUGHT.format(0): before,
-        VISUAL_THOUGHT.format(0): _encode(drawn),
+        VISUAL_THOUGHT.format(0): {"bytes": png(drawn), "path": None},
         TEXT_THOUGHT.format(1): after,
         TASK: problem.task,
         TEXT_ONLY_THOUGHT: problem.text_only_thought,
     }
+
+
+def write_shards(
+    folder: Path,
+    row: Callable[[int], dict[str, Any]],
+    num_rows: int,
+    num_shards: int = 1,
+    rows_per_group: int = 256,
+) -> list[Path]:
+    """Rows dealt out to ``train-*.parquet`` files, each made when its turn comes."""
+    paths = []
+    for shard in range(num_shards):
+        path = folder / f"train-{shard:05d}-of-{num_shards:05d}.parquet"
+        write_rows(path, map(row, range(shard, num_rows, num_shards)), rows_per_group)
+        paths.append(path)
+    return paths
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], rows_per_group: int = 256) -> None:
@@ -371,7 +387,8 @@ def _size(values: dict[str, Any], column: str) -> tuple[int, int]:
         return picture.size
 
 
-def _encode(picture: PILImage.Image) -> dict[str, Any]:
+def png(picture: PILImage.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return buffer.getvalue()

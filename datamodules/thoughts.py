@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from visual_opsd.benchmarks.jigsaw import jigsaw_question
 from visual_opsd.benchmarks.mazes import (
     DIRECTIONS,
     NAVIGATION_QUESTION,
@@ -141,19 +142,8 @@ CLAUSES: dict[str, tuple[str, ...]] = {
 
 # The templates of the other three ThinkMorph tasks, so that one tokenizer serves all four.
 _OTHER_QUESTIONS = (
-    "The image below is divided vertically into two parts by a white strip, forming a 1×2 jigsaw "  # noqa: RUF001
-    'puzzle. The left part is labeled "1" and the right part is labeled "2". These two parts are '
-    "shuffled and may not be in their original order. Your task is to determine the correct "
-    "arrangement of the two parts to reconstruct a natural-looking image.\nSelect the correct "
-    "answer from the following 2 choices:\n(A) Part 1 should be to the left of Part 2\n(B) Part 1 "
-    "should be to the right of Part 2",
-    "The image below is divided into four parts by white strips, forming a 2×2 jigsaw puzzle. The "  # noqa: RUF001
-    'parts are labeled "1" (top-left), "2" (top-right), "3" (bottom-left), and "4" (bottom-right). '
-    "These parts are from a single original image but have been shuffled. Your task is to "
-    "determine the correct arrangement of the physically labeled parts to reconstruct the natural "
-    "image.\n\nSelect the correct statement from the following choices:\n\n(A) The top-left part "
-    "should be Part 1; the top-right part should be Part 2; the bottom-left part should be Part 4; "
-    "and the bottom-right part should be Part 3.",
+    jigsaw_question("1x2", ((0, 1), (1, 0))),
+    jigsaw_question("2x2", ((0, 1, 3, 2),)),
     "What is the color of the cart?\nA: red\nB: white\nC: black\nD: green",
     "Which attitude represent the smallest gap between women and men?",
 )

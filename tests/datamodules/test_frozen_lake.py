@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from datamodules.frozen_lake import (
-    SPLITS,
     MazeSettings,
     donor_index,
     generate,
@@ -18,6 +17,7 @@ from datamodules.frozen_lake import (
     split_of,
     vsp_keys,
 )
+from datamodules.splits import SPLITS
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
 from visual_opsd.benchmarks.mazes import Maze
 
