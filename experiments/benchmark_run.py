@@ -59,6 +59,8 @@ class BenchmarkConfig:
     seed: int = 42
     """Of sampling and drawing."""
     on_bad_input: BadInput = "go_on"
+    paper_rows: bool = True
+    """Whether the paper's rows stand beside: not where the files are no published ones."""
     out: str | None = None
     """Where results go; None: runs/evaluate/<model>-<digest>-<data>-<way>-<protocol>."""
 

@@ -45,18 +45,23 @@ def write(folder: Path, name: str, config: Any, scores: Scores) -> None:
         percent(mean, with_interval=True) if mean else "-",
     ]
     rows = [[f"**{name}**", *ours]]
+    published = PAPER if config.paper_rows else {}
     rows += [
         [title, *(f"{value:.2f}" for value in (*row, sum(row) / len(row)))]
-        for title, row in PAPER.items()
+        for title, row in published.items()
     ]
     said = (
         f"Percent, 95 % intervals (Wilson; of means, MOVER). Protocol `{config.protocol}`, scoring "
-        f"`{config.scoring}`, way `{config.way}`. The other rows are the paper's, made by its own "
-        "harness with other extraction rules, partly with a judge; without intervals."
+        f"`{config.scoring}`, way `{config.way}`, data `{config.data}`."
     )
+    if published:
+        said += (
+            " The other rows are the paper's, made by its own harness with other rules of "
+            "extraction, partly with a judge, and without intervals."
+        )
     parts = [f"# {name}", said, table(["", *NINE, "mean"], rows), "## Details", details(scores)]
     write_whole(folder / "table.md", "\n\n".join(parts))
-    write_whole(folder / "table.csv", _csv(name, scores, mean))
+    write_whole(folder / "table.csv", _csv(name, scores, mean, published))
 
 
 def details(scores: Scores) -> str:
@@ -99,7 +104,12 @@ def left_out(data: BenchmarkData, num_named: int = 3) -> Iterator[str]:
         yield f"{len(rows)} rows left out, {reason}: {'; '.join(rows[:num_named])}{more}"
 
 
-def _csv(name: str, scores: Scores, mean: Estimate | None) -> str:
+def _csv(
+    name: str,
+    scores: Scores,
+    mean: Estimate | None,
+    published: Mapping[str, tuple[float, ...]],
+) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["model", *NINE, "mean"])
@@ -107,6 +117,6 @@ def _csv(name: str, scores: Scores, mean: Estimate | None) -> str:
     for ending, key in ends.items():
         values = [scores[column][key] if column in scores else "" for column in NINE]
         writer.writerow([name + ending, *values, "" if mean is None else mean.as_dict()[key]])
-    for title, row in PAPER.items():
+    for title, row in published.items():
         writer.writerow([title, *(f"{v / 100:.4f}" for v in row), f"{sum(row) / 900:.4f}"])
     return out.getvalue().rstrip("\n")

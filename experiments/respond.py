@@ -185,17 +185,20 @@ def load(
     model, tokenizer = checkpoints.load(folder, device, reading_only=way == "text_only")
     config = model.config
     if is_tiny(config):
-        decoding = replace(decoding, system_prompt=SYSTEM_PROMPT_TRAIN)
-        see, look, drawing = _tiny_eyes(config), show_as_drawn, FAST_DRAWING
-    else:
-        see, look, drawing = _eyes(protocol), _second_look(protocol), Drawing()
+        return Respondent(
+            model=model.eval(),
+            tokenizer=tokenizer,
+            see=_tiny_eyes(config),
+            decoding=replace(decoding, system_prompt=SYSTEM_PROMPT_TRAIN),
+            drawing=FAST_DRAWING if way == "drawn" else None,
+        )
     return Respondent(
         model=model.eval(),
         tokenizer=tokenizer,
-        see=see,
+        see=_eyes(protocol),
         decoding=decoding,
-        look=look,
-        drawing=drawing if way == "drawn" else None,
+        look=_second_look(protocol),
+        drawing=Drawing() if way == "drawn" else None,
     )
 
 
@@ -229,14 +232,14 @@ def _tiny_eyes(config: BagelConfig) -> See:
     most = side * config.vision.patches_per_side
     rule = ResizeRule(max_side=most, min_side=side, stride=side)
 
+    def is_of_cells(picture: PILImage.Image) -> bool:
+        fits = most < max(picture.size) <= RENDERED_CELL * config.vision.patches_per_side
+        return fits and not any(length % RENDERED_CELL for length in picture.size)
+
     def see(pictures: Sequence[PILImage.Image]) -> list[Image]:
         return [
-            Image(
-                reduce_picture(picture)
-                if max(picture.size) > most and not any(s % RENDERED_CELL for s in picture.size)
-                else to_pixels(picture, rule)
-            )
-            for picture in pictures
+            Image(reduce_picture(each) if is_of_cells(each) else to_pixels(each, rule))
+            for each in pictures
         ]
 
     return see

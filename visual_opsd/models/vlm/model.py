@@ -82,19 +82,13 @@ class VLMReader(nn.Module):
 
     def _sample_row(self, context: Context, sampling: Sampling, seed: int) -> Completions:
         cache = DynamicCache()
-        inputs = self._inputs(context)
-        num_read = inputs["input_ids"].shape[1]
-        ahead: list[Tensor] = [self._read(**inputs, past_key_values=cache, use_cache=True)]
+        first = self._read(**self._inputs(context), past_key_values=cache, use_cache=True)
+        ahead: list[Tensor] = [first[:, -1]]
 
         def step(ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
-            nonlocal num_read
             if ahead:  # the turn ends with the mark that begins the reply
-                return self.logits(ahead.pop()[:, -1])
-            num_read += 1
-            mask = torch.ones(1, num_read, dtype=torch.long, device=self.device)
-            states = self._read(
-                input_ids=ids[:, None], attention_mask=mask, past_key_values=cache, use_cache=True
-            )
+                return self.logits(ahead.pop())
+            states = self._read(input_ids=ids[:, None], past_key_values=cache, use_cache=True)
             return self.logits(states[:, -1])
 
         return decode_rows(
