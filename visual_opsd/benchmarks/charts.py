@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -244,11 +244,11 @@ def _draw_large(chart: BarChart) -> tuple[PILImage.Image, dict[str, Box]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(chart.pixels / 100, chart.pixels / 100), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.17, 0.17, 0.8, 0.8))
     names, values = zip(*chart.values, strict=True)
     fills = [tuple(level / 255 for level in PALETTE[colour]) for colour in chart.colours]
-    exact = {"antialiased": False, "snap": True}
+    exact: dict[str, Any] = {"antialiased": False, "snap": True}
     is_upright = chart.kind == "v_bar"
     bars = (axes.bar if is_upright else axes.barh)(
         names, values, 0.7, color=fills, zorder=2, **exact
