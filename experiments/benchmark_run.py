@@ -102,6 +102,7 @@ def score(config: BenchmarkConfig, console: Console, judge: Judge | None = None)
         ask(config, folder, todo[rank::world], rank, console)
     if world > 1:
         dist.barrier()
+        dist.destroy_process_group()
     if rank == 0:
         conclude(config, folder, found, chosen, judge, console)
     return folder

@@ -197,7 +197,7 @@ def load(
         tokenizer=tokenizer,
         see=_eyes(protocol),
         decoding=decoding,
-        look=_second_look(protocol),
+        look=second_look(protocol),
         drawing=Drawing() if way == "drawn" else None,
     )
 
@@ -217,7 +217,9 @@ def _eyes(protocol: Wording) -> See:
     return see
 
 
-def _second_look(protocol: Wording) -> Look:
+def second_look(protocol: Wording) -> Look:
+    """How a drawing is read again: as any picture is under the protocol, with its latents."""
+
     def look(image: Image) -> Image:
         return PROTOCOLS[protocol].image(
             to_picture(image.pixels), Role.VISUAL_THOUGHT, with_latents=True
