@@ -101,9 +101,22 @@ def read(folder: Path, benchmark: Benchmark, on_bad_input: BadInput = "go_on") -
                 data.left_out.setdefault(error.reason, []).append(f"{where}: {error}")
             else:
                 items[item.key] = item
-    if not items:
+    kept = _whole(list(items.values()), data, on_bad_input)
+    if not kept:
         raise ValueError(f"DATA={folder}: {benchmark.name} has no usable row: {data.left_out}")
-    return replace(data, items=tuple(items.values()))
+    return replace(data, items=kept)
+
+
+def _whole(items: list[Item], data: BenchmarkData, on_bad_input: BadInput) -> tuple[Item, ...]:
+    """Without the rest of a question that lost a rotation: it would be easier than the others."""
+    rows = sorted(row for unit in data.benchmark.headline.units(items) for row in unit)
+    kept = tuple(items[row] for row in rows)
+    if lost := sorted({item.key for item in items} - {item.key for item in kept}):
+        reason = "rows of a question that lacks others"
+        if on_bad_input == "stop":
+            raise ValueError(f"{data.benchmark.name}, {reason}: {', '.join(lost)}")
+        data.left_out[reason] = lost
+    return kept
 
 
 def _sources(folder: Path, benchmark: Benchmark, dataset: str) -> list[Path]:

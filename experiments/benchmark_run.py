@@ -51,7 +51,7 @@ class BenchmarkConfig:
     scoring: Scoring = "robust"
     """``robust`` reads tags first, without a judge; ``harness_compat`` as VLMEvalKit reads."""
     limit: int = 0
-    """Questions a benchmark, at most; 0 for all."""
+    """Questions a file, at most, the first ones; 0 for all."""
     batch_size: int = 1
     """Questions at once; latency is published at 1."""
     max_tokens: int = 0
@@ -119,10 +119,15 @@ def join_ranks() -> tuple[int, int]:
 
 
 def limited(data: BenchmarkData, limit: int) -> list[Item]:
-    """The first questions, each whole: a circular one with all its rotations."""
-    units = data.benchmark.headline.units(data.items)
-    kept = units[:limit] if limit else units
-    return [data.items[row] for row in sorted(row for rows in kept for row in rows)]
+    """The first questions of every file, each whole: a circular one with all its rotations."""
+    taken: dict[str, int] = {}
+    rows: list[int] = []
+    for unit in data.benchmark.headline.units(data.items):
+        dataset = data.items[unit[0]].dataset
+        taken[dataset] = taken.get(dataset, 0) + 1
+        if not limit or taken[dataset] <= limit:
+            rows += unit
+    return [data.items[row] for row in sorted(rows)]
 
 
 # Asking
@@ -237,7 +242,8 @@ def conclude(
     benchmark_tables.write(folder, f"{model}, {config.way.replace('_', '-')}", config, scores)
     benchmark_exports.write(folder / "exports", model, config.protocol, chosen, replies, scores)
     for data in found:
-        for said in (*data.notes, *benchmark_tables.left_out(data)):
+        notes = data.notes if config.paper_rows else ()  # of files that claim to be published
+        for said in (*notes, *benchmark_tables.left_out(data)):
             console.print(f"[yellow]{data.benchmark.name}[/yellow]: {said}", highlight=False)
     console.print(benchmark_tables.on_screen(scores))
 

@@ -88,12 +88,13 @@ def detail_rows(scores: Scores) -> list[list[str]]:
 
 
 def on_screen(scores: Scores) -> Table:
-    """The details for a terminal."""
+    """The details that fit a terminal."""
+    chosen = [_DETAILS.index(name) for name in ("benchmark", "n", "score", "chance", "tokens")]
     shown = Table()
-    for column in _DETAILS:
-        shown.add_column(column)
+    for place in chosen:
+        shown.add_column(_DETAILS[place], no_wrap=True)
     for row in detail_rows(scores):
-        shown.add_row(*(cell.replace("[", r"\[") for cell in row))
+        shown.add_row(*(row[place].replace("[", r"\[") for place in chosen))
     return shown
 
 

@@ -2,8 +2,8 @@
 
 ``python -m experiments.evaluate_twins [MODEL=folder] [key=value ...]``; ``runs/evaluate-twins/``.
 
-The shipped base was trained on mazes alone: on the other eight it guesses, or answers with moves.
-What this shows is the machinery, from file to table.
+The shipped base was trained on mazes alone and answers everything with moves: 0 on the other eight,
+below chance. What this shows is the machinery, from file to table.
 """
 
 import shutil

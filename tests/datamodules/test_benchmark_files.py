@@ -133,6 +133,14 @@ def test_a_fault_is_counted_and_named_by_file_and_row(tmp_path, changes, reason)
     assert "VStarBench.tsv, row 1" in said
 
 
+def test_what_is_left_of_a_circular_question_is_left_out_with_its_lost_row(tmp_path):
+    rows = [row(index, g_index=str(index % 1000)) for index in (1, 2, 1001, 1002)]
+    write(tmp_path, [*rows[:3], {**rows[3], "image": ""}], name="SAT_circular")
+    found = read(tmp_path, NINE["SAT_circular"])
+    assert [item.index for item in found.items] == ["1", "1001"]
+    assert found.left_out["rows of a question that lacks others"] == ["SAT_circular:2"]
+
+
 def test_a_foreign_md5_is_said_or_stops(tmp_path):
     write(tmp_path, [row(0)])
     (note,) = read(tmp_path, VSTAR).notes

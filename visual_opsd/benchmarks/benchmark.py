@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from visual_opsd.benchmarks import harness
 from visual_opsd.benchmarks.choices import choose
 from visual_opsd.benchmarks.items import Item, Wording, choice_prompt
 from visual_opsd.statistics import Estimate, weighted_rates, wilson
 
+Value = TypeVar("Value")
 Scoring = Literal["robust", "harness_compat"]
 _MAX_CONSTANTS = 50
 
@@ -56,10 +57,7 @@ class Tally:
         Raises:
             ValueError: There is no whole unit.
         """
-        strata: dict[tuple[str, ...], list[bool]] = {}
-        for rows in self.units(items):
-            path = self.strata(items[rows[0]])
-            strata.setdefault(path, []).append(all(are_right[row] for row in rows))
+        strata = self._by_stratum(items, lambda rows: all(are_right[row] for row in rows))
         if not strata:
             raise ValueError(f"{len(items)} items make no whole unit to count")
         rates = [wilson(sum(right), len(right)) for right in strata.values()]
@@ -68,12 +66,17 @@ class Tally:
 
     def expected(self, items: Sequence[Item], chance: Callable[[Item], float]) -> float:
         """The value of guessing every item by itself, right with probability ``chance``."""
-        strata: dict[tuple[str, ...], list[float]] = {}
-        for rows in self.units(items):
-            path = self.strata(items[rows[0]])
-            strata.setdefault(path, []).append(prod(chance(items[row]) for row in rows))
+        strata = self._by_stratum(items, lambda rows: prod(chance(items[row]) for row in rows))
         means = [sum(values) / len(values) for values in strata.values()]
         return sum(w * mean for w, mean in zip(_weights(list(strata)), means, strict=True))
+
+    def _by_stratum(
+        self, items: Sequence[Item], value_of: Callable[[list[int]], Value]
+    ) -> dict[tuple[str, ...], list[Value]]:
+        strata: dict[tuple[str, ...], list[Value]] = {}
+        for rows in self.units(items):
+            strata.setdefault(self.strata(items[rows[0]]), []).append(value_of(rows))
+        return strata
 
 
 Marker = Callable[[Item, str], Mark]
