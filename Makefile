@@ -20,7 +20,7 @@ RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate kl-gap attention draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate evaluate-twins kl-gap attention draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -78,8 +78,11 @@ train-tiny-2rank: $(STAMP)  ## The same entry point on two CPU ranks of this mac
 export: $(STAMP)  ## A model folder out of the newest checkpoint: RUN=run folder
 	$(PY) -m experiments.export "$(RUN)" $(SET)
 
-evaluate: $(STAMP)  ## Score a checkpoint drawn, text-only and privileged: MODEL=folder DATA=folder
+evaluate: $(STAMP)  ## Score a checkpoint on mazes in three ways, or on benchmarks: MODEL=folder DATA=folder
 	$(PY) -m experiments.evaluate $(if $(MODEL),"MODEL=$(MODEL)") $(if $(DATA),"DATA=$(DATA)") $(SET)
+
+evaluate-twins: $(STAMP)  ## The nine benchmarks' table from files written here; runs/evaluate-twins/scores.json
+	$(PY) -m experiments.evaluate_twins $(if $(MODEL),"MODEL=$(MODEL)") $(SET)
 
 kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder
 	$(PY) -m experiments.kl_gap $(if $(MODEL),"MODEL=$(MODEL)") $(SET)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from experiments.respond import is_tiny, second_look
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.answers import extract_answer
 from visual_opsd.benchmarks.maze_pictures import reduce_picture
@@ -23,7 +24,6 @@ from visual_opsd.contexts import (
     SYSTEM_PROMPT_EVAL,
     SYSTEM_PROMPT_TRAIN,
     Image,
-    Role,
     Text,
     start_drawing,
 )
@@ -114,22 +114,13 @@ def question_for(config: BagelConfig, question: str | None) -> str:
     return NAVIGATION_QUESTION
 
 
-def is_tiny(config: BagelConfig) -> bool:
-    """Sees mazes of 16 px a cell, and knows the training prompt alone."""
-    return config.latent.codec == "patch_pca"
-
-
 def eyes_of(model: BagelModel, picture: PILImage.Image) -> tuple[Image, Look, str]:
     """The picture as the model sees it, how it looks at a drawing, and the prompt it knows."""
     if is_tiny(model.config):
         return Image(reduce_picture(picture)), show_as_drawn, SYSTEM_PROMPT_TRAIN
 
-    def look(image: Image) -> Image:
-        return PROTOCOLS["harness"].image(
-            to_picture(image.pixels), Role.VISUAL_THOUGHT, with_latents=True
-        )
-
-    return PROTOCOLS["harness"].image(picture, with_latents=True), look, SYSTEM_PROMPT_EVAL
+    image = PROTOCOLS["harness"].image(picture, with_latents=True)
+    return image, second_look("harness"), SYSTEM_PROMPT_EVAL
 
 
 def ask(

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -423,8 +423,13 @@ def commit() -> str:
 
 def digest(folder: Path) -> str:
     """SHA-256 over the files that make a model what it is."""
+    return digest_of(checkpoints.files(folder))
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents."""
     total = hashlib.sha256()
-    for path in checkpoints.files(folder):
+    for path in paths:
         total.update(path.name.encode())
         if path.is_file():
             with path.open("rb") as file:  # in pieces: released weights have 29 GB

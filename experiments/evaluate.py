@@ -3,7 +3,8 @@
 ``python -m experiments.evaluate [MODEL=folder] [DATA=folder] [key=value ...]``
 
 Without DATA: held-out mazes, and the real VSP mazes where this machine has them. DATA is a folder
-of ThinkMorph parquet files or a VSP repository. What is scored already is not scored again.
+of ThinkMorph parquet files or a VSP repository; or one with files of the nine benchmarks, which
+``benchmark_run`` scores. What is scored already is not scored again.
 """
 
 import hashlib
@@ -14,17 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from datamodules import benchmark_files
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import ThinkMorphFolder
-from experiments import build
+from experiments import benchmark_run, build, command, files
 from experiments.evaluation import (
     FAST_DRAWING,
     GREEDY,
@@ -98,33 +98,23 @@ def main() -> None:
     """Command line; what a user got wrong is one line."""
     console = Console()
     try:
-        config = parse(sys.argv[1:])
-        folder = score(config, console)
+        folder = run(sys.argv[1:], console)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     console.print(f"table:  {folder / 'table.md'}", f"scores: {folder / 'scores.json'}", sep="\n")
 
 
+def run(arguments: Sequence[str], console: Console) -> Path:
+    """Score mazes in three ways, or the benchmarks whose files DATA holds."""
+    given = [value for key, _, value in (a.partition("=") for a in arguments) if key == "DATA"]
+    if given and benchmark_files.find(Path(given[-1])):
+        return benchmark_run.score(command.parse(arguments, benchmark_run.BenchmarkConfig), console)
+    return score(parse(arguments), console)
+
+
 def parse(arguments: Sequence[str]) -> EvaluateConfig:
     """``MODEL=``, ``DATA=`` and ``key=value`` over the defaults, strictly."""
-    return parse_as(EvaluateConfig, arguments)
-
-
-Config = TypeVar("Config")
-
-
-def parse_as(schema: type[Config], arguments: Sequence[str]) -> Config:
-    """The same for another command's dataclass, which may also have ``TRAIN=``."""
-    spelt = [
-        key.lower() + equals + value if key in ("MODEL", "DATA", "TRAIN") else argument
-        for argument in arguments
-        for key, equals, value in [argument.partition("=")]
-    ]
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.from_dotlist(spelt))
-        return cast(Config, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise ValueError(f"{' '.join(arguments)}: {error}") from error
+    return command.parse(arguments, EvaluateConfig)
 
 
 def score(config: EvaluateConfig, console: Console | None = None) -> Path:
@@ -150,8 +140,8 @@ def score(config: EvaluateConfig, console: Console | None = None) -> Path:
         scores[mazes.name] = summarise(mazes, found, timed)
         sections.append(section(mazes, scores[mazes.name]))
         console.print(_on_screen(mazes, scores[mazes.name]))
-    _write(folder / "scores.json", json.dumps(scores, indent=2))
-    _write(folder / "table.md", "\n\n".join(sections))
+    files.write(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    files.write(folder / "table.md", "\n\n".join(sections) + "\n")
     return folder
 
 
@@ -242,17 +232,7 @@ def claim(config: EvaluateConfig, sets: Sequence[MazeSet]) -> Path:
         "seed": config.seed,
         **{f"mazes of {mazes.name}": _digest(mazes.problems) for mazes in sets},
     }
-    path = folder / "evaluation.json"
-    saved = json.loads(path.read_text()) if path.is_file() else mine
-    keys = sorted(saved.keys() | mine.keys())
-    changed = [f"{k}: {saved.get(k)} -> {mine.get(k)}" for k in keys if saved.get(k) != mine.get(k)]
-    if changed:
-        raise ValueError(
-            f"{folder} holds another evaluation: {'; '.join(changed)}. "
-            "Take another out=, or remove the folder"
-        )
-    _write(path, json.dumps(mine, indent=2))
-    return folder
+    return files.claim(folder / "evaluation.json", mine, "another evaluation")
 
 
 def _digest(problems: Sequence[Problem]) -> str:
@@ -401,14 +381,6 @@ def _ways(scores: dict[str, Any]) -> list[tuple[Way, dict[str, Any]]]:
 def _of(value: dict[str, float] | None) -> Estimate | None:
     """Back from JSON, whatever stands beside the interval."""
     return None if value is None else Estimate(value["value"], value["low"], value["high"])
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -38,3 +38,15 @@ def check_same(folder: Path, saved: Mapping[str, Any], mine: Mapping[str, Any], 
             f"{folder} holds {what}: {'; '.join(changed)}. "
             "Take another output folder, or remove this one"
         )
+
+
+def claim(path: Path, mine: Mapping[str, Any], what: str) -> Path:
+    """Make the folder of ``path`` that of ``mine``, which ``path`` then holds; returns the folder.
+
+    Raises:
+        ValueError: It is another one's already; see :func:`check_same`.
+    """
+    if path.is_file():
+        check_same(path.parent, json.loads(path.read_text()), mine, what)
+    write(path, json.dumps(mine, indent=2) + "\n")
+    return path.parent

@@ -19,8 +19,8 @@ from rich.markdown import Markdown
 
 from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import GeneratedMazes
-from experiments import build
-from experiments.evaluate import parse_as, read_folder
+from experiments import build, command
+from experiments.evaluate import read_folder
 from experiments.evaluation import GREEDY, evaluate, score_answer, share
 from experiments.report import table, words
 from experiments.schema import TINY_BASE
@@ -106,7 +106,7 @@ def main() -> None:
     """Command line; what a user got wrong is one line."""
     console = Console()
     try:
-        folder = audit(parse_as(LeakAuditConfig, sys.argv[1:]))
+        folder = audit(command.parse(sys.argv[1:], LeakAuditConfig))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     console.print(Markdown((folder / "table.md").read_text()))

@@ -56,6 +56,22 @@ def wilson(successes: int, n: int) -> Estimate:
     return Estimate(rate, min(float(low), rate), max(float(high), rate))
 
 
+def weighted_rates(rates: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """``sum(weights * rates)`` of independent rates, its interval made of theirs (MOVER).
+
+    Of one rate with weight 1 it is that rate's own interval.
+    Source: Zou, Huang and Zhang 2009, A note on confidence interval estimation for a linear
+    function of binomial proportions, Computational Statistics & Data Analysis 53.
+    """
+    if not rates or len(rates) != len(weights) or min(weights) < 0:
+        raise ValueError(f"{len(rates)} rates need as many weights >= 0, got {list(weights)}")
+    pairs = list(zip(rates, weights, strict=True))
+    value = sum(weight * rate.value for rate, weight in pairs)
+    below = sum((weight * (rate.value - rate.low)) ** 2 for rate, weight in pairs) ** 0.5
+    above = sum((weight * (rate.high - rate.value)) ** 2 for rate, weight in pairs) ** 0.5
+    return Estimate(value, value - below, value + above)
+
+
 def paired_bootstrap_difference(
     a: ArrayLike, b: ArrayLike, seed: int, resamples: int = RESAMPLES
 ) -> Estimate:

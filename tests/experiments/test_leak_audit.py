@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.evaluate import parse_as
+from experiments import command
 from experiments.leak_audit import LeakAuditConfig, audit, overlaps
 from experiments.leak_audit import audited as audited_problems
 from visual_opsd.benchmarks.vsp import FOLDER_VARIABLE
@@ -18,7 +18,9 @@ def few_of_vsp(monkeypatch, vsp):
 
 
 def audited(start, out, *overrides):
-    folder = audit(parse_as(LeakAuditConfig, [f"MODEL={start}", f"out={out}", *FEW, *overrides]))
+    folder = audit(
+        command.parse([f"MODEL={start}", f"out={out}", *FEW, *overrides], LeakAuditConfig)
+    )
     return folder, json.loads((folder / "leaks.json").read_text())
 
 
@@ -37,7 +39,7 @@ def test_a_drawn_solution_is_read_by_a_program_and_splits_share_nothing(start, t
 
 
 def test_training_on_the_benchmark_is_found(vsp):
-    config = parse_as(LeakAuditConfig, [f"TRAIN={vsp}", "sizes=[3,4]", "num_problems=4"])
+    config = command.parse([f"TRAIN={vsp}", "sizes=[3,4]", "num_problems=4"], LeakAuditConfig)
     found = overlaps(config, audited_problems(config))
     assert found["vsp"]["num_problems"] == 4
     for kind in ("same_pixels", "same_key", "alike"):

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from datamodules.frozen_lake import vsp_keys
+from visual_opsd.benchmarks.items import Item
 from visual_opsd.benchmarks.maze_pictures import read_maze, render
 from visual_opsd.benchmarks.mazes import Maze, vertical_then_horizontal
 from visual_opsd.benchmarks.vsp import (
@@ -12,6 +13,7 @@ from visual_opsd.benchmarks.vsp import (
     vsp_pictures,
     vsp_problems,
 )
+from visual_opsd.benchmarks.vsp_navigation import VSP
 
 FOLDER = vsp_folder()
 needs_vsp = pytest.mark.skipif(
@@ -38,6 +40,31 @@ def test_our_pictures_are_theirs_to_one_grey_level(pictures):
     for path, (picture, maze) in pictures.items():
         ours = np.asarray(render(maze), dtype=np.int16)
         assert abs(ours - np.asarray(picture, dtype=np.int16)).max() <= 1, path
+
+
+@needs_vsp
+def test_every_real_maze_is_scored_without_an_error(pictures):
+    """Its shortest path is right by every rule, the way back from the goal is not."""
+    for path, (_, maze) in pictures.items():
+        item = Item(
+            dataset="VSP_maze_task_main_original",
+            index=str(path),
+            row=0,
+            question="?",
+            pictures=(),
+            answer="",
+            columns={"maze_map": str(list(maze.rows)).replace(",", "")},
+        )
+        moves = maze.shortest_path()
+        text = rf"<answer>\boxed{{{','.join(moves)}}}</answer>"
+        mark = VSP.mark(item, text)
+        assert mark.is_right, path
+        assert mark.also == {"gymnasium": True, "optimal": True}
+        assert not mark.has_format_failure
+        assert VSP.mark_as_harness(item, text, None), path
+        beyond = text.replace("}<", f",{moves[0]}}}<")
+        assert not VSP.mark(item, beyond).is_right, path
+        assert VSP.category(item) == path.parents[1].name.replace("level", "level_")
 
 
 @needs_vsp

@@ -106,9 +106,12 @@ class Protocol:
             latent_pixels=to_pixels(picture, self.drawn) if has_own_latents else None,
         )
 
-    def kept(self, picture: PILImage.Image, role: Role = Role.PROBLEM) -> Image:
+    def kept(
+        self, picture: PILImage.Image, role: Role = Role.PROBLEM, *, num_images: int = 1
+    ) -> Image:
         """A picture as a problem keeps it: read, and ready for whoever asks for its latents."""
-        return replace(self.image(picture, role, with_latents=True), with_latents=False)
+        read = self.image(picture, role, with_latents=True, num_images=num_images)
+        return replace(read, with_latents=False)
 
 
 ProtocolName = Literal["train", "paper", "harness"]
