@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.frozen_lake import MazeSettings, generate, generate_problem
-from datamodules.thinkmorph import (
+from datamodules.columns import (
     ANSWER,
     PID,
     PROBLEM_IMAGE,
@@ -15,8 +14,9 @@ from datamodules.thinkmorph import (
     TEXT_ONLY_THOUGHT,
     TEXT_THOUGHT,
     VISUAL_THOUGHT,
-    write_rows,
 )
+from datamodules.frozen_lake import MazeSettings, generate, generate_problem
+from datamodules.thinkmorph import write_rows
 from visual_opsd.benchmarks.maze_pictures import draw_path, render
 
 NEEDED = ("image", "question", "answer", "visual_thought")

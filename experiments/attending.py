@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from experiments.answer import is_tiny
 from experiments.kl_gap import sample_fixed
 from experiments.looking import readable
+from experiments.respond import is_tiny
 from visual_opsd.contexts import (
     SYSTEM_PROMPT_EVAL,
     SYSTEM_PROMPT_TRAIN,

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import attention_figures, build
-from experiments.answer import is_tiny
 from experiments.attending import (
     CUTS,
     TARGETS,
@@ -33,6 +32,7 @@ from experiments.figures import save_figure
 from experiments.files import write
 from experiments.looking import open_model, open_problems
 from experiments.report import difference, percent, words
+from experiments.respond import is_tiny
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.answers import score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels

@@ -5,11 +5,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments import build
-from experiments.answer import is_tiny
 from experiments.exhibits import nats
 from experiments.figures import WIDTH_INCHES, in_style
 from experiments.looking import TokenGaps
 from experiments.report import DIVERGENCE, read_curve
+from experiments.respond import is_tiny
 from experiments.schema import ExperimentConfig, load_experiment
 from experiments.side_by_side import train_all
 from experiments.watch import LOG_EVERY

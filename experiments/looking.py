@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import ThinkMorphFolder
 from experiments import build
-from experiments.answer import is_tiny
 from experiments.evaluation import FAST_DRAWING
 from experiments.exhibits import RESAMPLES, SEED, nats
 from experiments.figures import WIDTH_INCHES, Strip, in_style
 from experiments.kl_gap import SAMPLED, sample_fixed, sums_and_lengths, token_gaps
+from experiments.respond import is_tiny
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.interventions import intervene
