@@ -262,12 +262,12 @@ def speed_section(summary: dict[str, Any]) -> str:
 def classes_section(summary: dict[str, Any]) -> str:
     """Where the gap is, and where it closed."""
     arms = summary["arms"]
-    kinds = list(next(iter(arms.values()))["closure_by_class"])
+    kinds = list(next(iter(arms.values()))["kl_by_class"])
     rows = []
     for name, arm in arms.items():
-        cells = arm["closure_by_class"]
+        cells = arm["kl_by_class"]
         rows.append([f"`{name}`", *(f"{cells[k]['after']:.4f}" for k in kinds if k in cells)])
-    first = next(iter(arms.values()))["closure_by_class"]
+    first = next(iter(arms.values()))["kl_by_class"]
     before = ["base", *(f"{first[kind]['before']:.4f}" for kind in kinds)]
     counts = ["tokens", *(f"{first[kind]['tokens']:,}" for kind in kinds)]
     return "K(T0, S), nats a token, fixed completions, mean over seeds.\n\n" + table(
