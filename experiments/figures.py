@@ -189,16 +189,17 @@ def dose_response(
 ) -> Figure:
     """How well the base reads what an arm's teacher is shown, against what the student learnt.
 
-    ``doses`` by arm; ``responses`` by title, a spread an arm; ``base`` is its text-only accuracy.
+    ``doses`` by arm, for those that have one; ``responses`` by title, a spread an arm; ``base`` is
+    its text-only accuracy.
     """
     figure = Figure(figsize=(WIDTH_INCHES, 3.8), layout="constrained")
     palette = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
-    names = list(doses)
     for axes, (title, rows) in zip(
         figure.subplots(1, len(responses), squeeze=False)[0], responses.items(), strict=True
     ):
-        for row in rows:
-            number = names.index(row.name)
+        for number, row in enumerate(rows):
+            if row.name not in doses:
+                continue
             color, marker = palette[number % len(palette)], _MARKERS[number % len(_MARKERS)]
             dose = doses[row.name]
             axes.plot([dose, dose], [row.low, row.high], color=color, linewidth=2, alpha=0.5)

@@ -103,7 +103,6 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
             said = {"difference": found.as_dict()}
             dose = Key(f"dose_{other}", PRIVILEGED.way)
             if numbers.results.has(BASE, dose):
-                # A control that the base cannot read says little about what it shows.
                 said["accuracy_of_its_teacher"] = numbers.accuracy(BASE, dose).as_dict()
             return found.low > 0, said
 
@@ -120,6 +119,11 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
     for claim, paper, other, key in rows:
         verdict, values = _measured(numbers, [(TRUE, TEXT), (other, key)], ahead(other, key))
         rule = f"`{TRUE}` minus `{other}` ({key.way}): interval above 0"
+        teacher = values.get("accuracy_of_its_teacher")
+        if teacher is not None:
+            rule += "; testable where the base reads what the other's teacher is shown"
+            if teacher["high"] < numbers.accuracy(BASE).value:
+                verdict = "not testable here"
         found.append(Claim(claim=claim, paper=paper, rule=rule, verdict=verdict, numbers=values))
     return found
 

@@ -152,14 +152,27 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
         [
             f"{settings.num_problems:,} held-out mazes, greedy, text-only, the same for all. Gain: "
             "over the text-only accuracy of the base an arm started from. p: exact McNemar over "
-            f"problems, `{TRUE}` against the arm, each problem's seeds taken together (as many of "
-            "either), Holm over all arms. KL gap closed: on "
+            f"problems, `{TRUE}` against the arm; of several seeds (as many of either) the means, "
+            "which is the sign test; Holm over all arms. KL gap closed: on "
             f"{settings.num_trajectories:,} fixed completions of the base, frozen start teacher "
             f"with the true VTs. Dose: accuracy of the base on {settings.num_dosed} mazes with in "
             "sight what the arm's teacher is shown. CPU-s: of a training, median.",
             table(header, rows),
+            *detectable(summary),
         ]
     )
+
+
+def detectable(summary: dict[str, Any]) -> list[str]:
+    """How small a difference would have been found."""
+    found = [arm.get("smallest_detectable") for arm in summary["arms"].values()]
+    sizes = [100 * size for size in found if size is not None]
+    if not sizes:
+        return []
+    return [
+        f"The test against `{TRUE}` finds a difference of {min(sizes):.1f} to {max(sizes):.1f} "
+        "points, by arm, eight times in ten; what is smaller may be there unseen."
+    ]
 
 
 def claims_section(summary: dict[str, Any]) -> str:
@@ -249,12 +262,12 @@ def speed_section(summary: dict[str, Any]) -> str:
 def classes_section(summary: dict[str, Any]) -> str:
     """Where the gap is, and where it closed."""
     arms = summary["arms"]
-    kinds = list(next(iter(arms.values()))["closure_by_class"])
+    kinds = list(next(iter(arms.values()))["kl_by_class"])
     rows = []
     for name, arm in arms.items():
-        cells = arm["closure_by_class"]
+        cells = arm["kl_by_class"]
         rows.append([f"`{name}`", *(f"{cells[k]['after']:.4f}" for k in kinds if k in cells)])
-    first = next(iter(arms.values()))["closure_by_class"]
+    first = next(iter(arms.values()))["kl_by_class"]
     before = ["base", *(f"{first[kind]['before']:.4f}" for kind in kinds)]
     counts = ["tokens", *(f"{first[kind]['tokens']:,}" for kind in kinds)]
     return "K(T0, S), nats a token, fixed completions, mean over seeds.\n\n" + table(
@@ -298,7 +311,7 @@ def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
             "Dose and response: how well the base answers with in sight what an arm's teacher is "
             "shown, against what the student has learnt. Points: seeds."
         )
-    firsts = {run.arm: run for run in reversed(study.runs) if run.arm in arms}
+    firsts = {arm: next(run for run in study.runs if run.arm == arm) for arm in arms}
     curves = {arm: read_curve(run.config.folder, HELD_OUT) for arm, run in firsts.items()}
     divergence = {a: read_curve(r.config.folder, "train/divergence") for a, r in firsts.items()}
     figure = figures.curves(
@@ -319,12 +332,8 @@ def draw_arms(summary: dict[str, Any]) -> Figure:
 
 def draw_doses(summary: dict[str, Any]) -> Figure:
     """What an arm's teacher is shown, against what its student has learnt."""
-    dosed = doses(summary)
-    responses = {
-        title: [row for row in rows if row.name in dosed]
-        for title, rows in _panels(summary).items()
-    }
-    return figures.dose_response(dosed, responses, summary["base"][BASE]["text_only"]["value"])
+    level = summary["base"][BASE]["text_only"]["value"]
+    return figures.dose_response(doses(summary), _panels(summary), level)
 
 
 def doses(summary: dict[str, Any]) -> dict[str, float]:

@@ -240,7 +240,7 @@ def _arm(numbers: Numbers, arm: str) -> dict[str, Any]:
         "gain": numbers.between(arm, base).as_dict(),
         "closure": numbers.closure(arm).as_dict(),
         "closure_by_seed": (1 - results.nats(arm).sum(axis=1) / before.sum()).tolist(),
-        "closure_by_class": _by_class([r["gap"] for r in records], results.records[base]["gap"]),
+        "kl_by_class": _by_class([r["gap"] for r in records], results.records[base]["gap"]),
         "tokens": numbers.mean(results.matrix(arm, TEXT, lambda p: p.num_tokens)).as_dict(),
         "train_cpu_seconds": float(np.median(seconds)) if seconds else None,
         "seconds_a_sample": float(results.matrix(arm, TEXT, lambda p: p.seconds).mean()),

@@ -14,7 +14,7 @@ from experiments import ablate_noise, build
 from experiments.evaluation import Prediction, load_predictions, save_predictions
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
-from experiments.study import BASE, COMPARED, ArmConfig, Study, load_study
+from experiments.study import BASE, COMPARED, OTHER_BASE, ArmConfig, Study, load_study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import Results
@@ -194,6 +194,21 @@ def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
         Study(replace(config, arms=changed)).claim()
 
 
+def test_second_base_is_asked_about_noise_too(study):
+    """Neutral noise must not be a product of the rows that one base was made from."""
+    study = Study(replace(study.config, other_base=study.shared.model))
+    study.claim()
+    put(study, OTHER_BASE, OTHER_BASE, base=OTHER_BASE)
+    others = [run for run in study.runs if run.base == OTHER_BASE]
+    for run in others:
+        put(study, run.name, run.arm, base=OTHER_BASE)
+    assert study.runs[-len(others) :] == tuple(others)
+    assert {run.arm for run in others} == {"true_vt_other_base", "matched_noise_other_base"}
+    verdicts = {claim["claim"]: claim["verdict"] for claim in summarise(study)["claims"]}
+    second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
+    assert verdicts[second] == "supported"
+
+
 # Refused results
 
 
@@ -280,6 +295,19 @@ def test_verdicts_follow_the_numbers(study):
         path = study.predictions(f"blank-{number}", "test", "text_only")
         save_predictions(path, predictions(40, 33, "text_only"))
     assert verdicts()[control] == "not supported"
+
+
+def test_what_the_base_cannot_read_is_no_control(study):
+    """The shipped base answers 28 % with the answer in words before it, 68 % with nothing."""
+
+    def verdict() -> str:
+        claim = "the true VTs do more than the answer in text"
+        return next(c["verdict"] for c in summarise(study)["claims"] if c["claim"] == claim)
+
+    assert verdict() == "not supported"
+    path = study.predictions(BASE, "dose_answer_text", "privileged")
+    save_predictions(path, predictions(10, 1, "privileged"))
+    assert verdict() == "not testable here"
 
 
 def test_the_map_says_who_is_ahead_cell_by_cell(study):
