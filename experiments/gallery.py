@@ -1,6 +1,7 @@
 """The paper's exhibits from our own runs, as pictures with captions: ``make gallery``.
 
-``python -m experiments.gallery [RUN=...] [STUDY=...] [OUT=docs/gallery]``: files or run folders.
+``python -m experiments.gallery [RUN=...] [STUDY=...] [ATTENTION=...] [OUT=docs/gallery]``: of runs
+or of what ships of them.
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import drawings, exhibits, looking, results
+from experiments import attention, attention_figures, drawings, exhibits, looking, results
 from experiments.evaluation import FAST_DRAWING
 from experiments.figures import save_figure
 from experiments.latency import OFFICIAL_DRAWING
@@ -116,6 +117,23 @@ def of_study(summary: dict[str, Any]) -> Iterator[Picture]:
         )
 
 
+def of_attention(summary: dict[str, Any]) -> Iterator[Picture]:
+    """Where the base looks."""
+    made = f"Measured by `make attention`, commit `{summary['commit']}`."
+    yield Picture(
+        "attention_by_layer",
+        "Attention share by layer (Fig. 3b)",
+        f"{attention.seen(summary)}\n\n{made}",
+        attention_figures.by_layer(summary),
+    )
+    yield Picture(
+        "attention_knocked_out",
+        "The visual thought's keys knocked out",
+        f"The causal counterpart: hidden from the text alone, and from all behind it. {made}",
+        attention_figures.knocked_out(summary),
+    )
+
+
 def write(pictures: Iterator[Picture], out: Path, notes: list[str]) -> Path:
     """Pictures, and a page with their captions."""
     sections = ["# Gallery", *notes]
@@ -137,6 +155,7 @@ def main() -> None:
     options = {
         "RUN": str(results.SHIPPED / "demo.json"),
         "STUDY": str(results.SHIPPED / "ablate-noise.json"),
+        "ATTENTION": str(results.SHIPPED / "attention"),
         "OUT": "docs/gallery",
     }
     for argument in sys.argv[1:]:
@@ -158,6 +177,8 @@ def main() -> None:
             )
         else:
             parts.append(of_study(summary))
+        if Path(options["ATTENTION"]).is_dir():
+            parts.append(of_attention(attention.load_summary(options["ATTENTION"])))
         page = write((picture for part in parts for picture in part), Path(options["OUT"]), notes)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error

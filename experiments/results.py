@@ -1,6 +1,7 @@
 """What notebooks and gallery show of finished runs, small enough to ship with the project.
 
-``python -m experiments.results [RUN=runs/demo] [STUDY=runs/ablate-noise] [OUT=notebooks/results]``
+``python -m experiments.results [RUN=runs/demo] [STUDY=runs/ablate-noise] [ATTENTION=runs/attention]
+[OUT=notebooks/results]``
 """
 
 import json
@@ -238,21 +239,31 @@ def _short(values: Sequence[float]) -> list[float]:
 
 def main() -> None:
     """Command line; what is missing is one line."""
-    options = {"RUN": "runs/demo", "STUDY": "runs/ablate-noise", "OUT": str(SHIPPED)}
+    options = {
+        "RUN": "runs/demo",
+        "STUDY": "runs/ablate-noise",
+        "ATTENTION": "runs/attention",
+        "OUT": str(SHIPPED),
+    }
     for argument in sys.argv[1:]:
         key, found, value = argument.partition("=")
         if not found or key not in options:
             raise SystemExit(f"unknown option {argument!r}; there are {sorted(options)}, key=value")
         options[key] = value
-    out, study = Path(options["OUT"]), Path(options["STUDY"])
+    run, study, looks = (Path(options[key]) for key in ("RUN", "STUDY", "ATTENTION"))
+    out, written = Path(options["OUT"]), []
     try:
-        written = [save(collect(Path(options["RUN"])), out / "demo.json")]
+        if run.is_dir():
+            written.append(save(collect(run), out / "demo.json"))
         if study.is_dir():
             written.append(_write(load_study(study), out / "ablate-noise.json"))
-        else:
-            print(f"no {study} ({STUDY_COMMAND}): what is in {out} of a study stays as it is")
+        if looks.is_dir():
+            shares = json.loads((looks / "summary.json").read_text())
+            written.append(_write(shares, out / "attention" / "summary.json"))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+    if not written:
+        print(f"none of {run}, {study}, {looks}: {COMMAND}, {STUDY_COMMAND}, make attention")
     for path in written:
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB, written at {build.commit()}")
 

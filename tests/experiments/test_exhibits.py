@@ -110,7 +110,7 @@ def test_a_run_that_is_not_the_commands_own_says_so():
 
 
 def test_what_ships_is_small_and_can_be_read():
-    files = list(results.SHIPPED.glob("*.json"))
+    files = list(results.SHIPPED.rglob("*.json"))
     assert sum(path.stat().st_size for path in files) <= 200_000
     shipped = load(results.SHIPPED / "demo.json")
     assert set(shipped.gaps) == {"base", "true_vt", "matched_noise", "sft"}

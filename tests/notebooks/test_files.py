@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def test_it_says_first_what_it_answers_and_last_what_was_seen(path):
     words = cells_of(path, "markdown")
     assert "**Answers**" in words[0]["text"]
     assert words[-1]["text"].startswith("## What was seen")
+
+
+def test_every_picture_of_the_gallery_hangs():
+    folder = Path("docs/gallery")
+    page = (folder / "README.md").read_text()
+    named = set(re.findall(r"\]\(([^)]+\.(?:png|pdf))\)", page))
+    assert len(named) >= 14
+    assert named == {path.name for path in folder.iterdir()} - {"README.md"}
