@@ -17,8 +17,6 @@ LMMS_TASKS = {
     "CV-Bench-2D": "cv_bench_2d",
     "CV-Bench-3D": "cv_bench_3d",
     "BLINK": "blink",
-    "SAT_circular": "sat_circular",
-    "VSP_maze_task_main_original": "vsp_maze",
 }
 """Where lmms-eval has a task of its own, that name; else the data set's in small letters."""
 

@@ -310,7 +310,7 @@ def described(config: BenchmarkConfig, found: Sequence[BenchmarkData]) -> dict[s
     """``run.json``: all that a reader of the scores may ask."""
     return {
         **asdict(config),
-        "decoding": asdict(respond.DECODINGS[config.protocol]),
+        "decoding": asdict(respond.decoding_of(Path(config.model), config.protocol)),
         "commit": build.commit(),
         "md5": {name: md5 for data in found for name, md5 in data.md5.items()},
         "notes": {data.benchmark.name: data.notes for data in found if data.notes},

@@ -173,15 +173,14 @@ def load(
     Raises:
         ValueError: No such model, or one that cannot draw is to.
     """
-    decoding = DECODINGS[protocol]
+    decoding = decoding_of(Path(folder), protocol)
     rank = torch.cuda.current_device() if torch.cuda.is_available() else None
     device = "cpu" if rank is None else f"cuda:{rank}"
     if vlm.is_vlm(Path(folder)):
         if way == "drawn":
             raise ValueError(f"{folder} holds a model that reads and cannot draw: way=text_only")
         reader, words = vlm.load(Path(folder), device)
-        plain = replace(decoding, system_prompt="", has_placeholders=False)
-        return Respondent(model=reader, tokenizer=words, see=_see_as_they_are, decoding=plain)
+        return Respondent(model=reader, tokenizer=words, see=_see_as_they_are, decoding=decoding)
     model, tokenizer = checkpoints.load(folder, device, reading_only=way == "text_only")
     config = model.config
     if is_tiny(config):
@@ -189,7 +188,7 @@ def load(
             model=model.eval(),
             tokenizer=tokenizer,
             see=_tiny_eyes(config),
-            decoding=replace(decoding, system_prompt=SYSTEM_PROMPT_TRAIN),
+            decoding=decoding,
             drawing=FAST_DRAWING if way == "drawn" else None,
         )
     return Respondent(
@@ -200,6 +199,16 @@ def load(
         look=second_look(protocol),
         drawing=Drawing() if way == "drawn" else None,
     )
+
+
+def decoding_of(folder: Path, protocol: Wording) -> Decoding:
+    """The protocol's, less what would be foreign to the model."""
+    decoding = DECODINGS[protocol]
+    if vlm.is_vlm(folder):  # they know neither our system prompt nor the harness's placeholders
+        return replace(decoding, system_prompt="", has_placeholders=False)
+    if is_tiny(checkpoints.open_folder(folder).config):
+        return replace(decoding, system_prompt=SYSTEM_PROMPT_TRAIN)
+    return decoding
 
 
 def is_tiny(config: BagelConfig) -> bool:

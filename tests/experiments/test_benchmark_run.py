@@ -11,6 +11,7 @@ from datamodules.benchmark_twins import write_nine
 from experiments import evaluate
 from experiments.benchmark_run import BenchmarkConfig, counted_text, load_predictions, score
 from experiments.benchmark_tables import mean_of
+from tests import vlms
 from visual_opsd.benchmarks.nine import NINE
 
 QUIET = Console(quiet=True)
@@ -153,6 +154,14 @@ def test_drawings_are_made_and_counted(config, tmp_path):
     assert found["n"] == 2
     assert found["drawings"] >= 0
     assert {each["num_drawings"] for each in load_predictions(out).values()} <= {0, 1, 2, 3}
+
+
+def test_a_vision_language_model_gets_its_row(nine, tmp_path):
+    vlms.make("internvl", tmp_path / "internvl")
+    config = BenchmarkConfig(model=str(tmp_path / "internvl"), data=str(nine), max_tokens=2)
+    out = score(replace(config, benchmarks=("BLINK_Jigsaw",), out=str(tmp_path / "out")), QUIET)
+    assert scores_of(out)["BLINK_Jigsaw"]["n"] == 2
+    assert json.loads((out / "run.json").read_text())["decoding"]["system_prompt"] == ""
 
 
 def test_the_command_finds_benchmarks_by_their_files(config, nine, start, tmp_path):

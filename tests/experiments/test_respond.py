@@ -42,7 +42,7 @@ def test_the_tiny_model_sees_reduced_mazes_and_makes_all_else_fit(start):
 
 
 def test_pictures_share_their_budget_under_the_paper_alone():
-    pictures = [PILImage.new("RGB", (2000, 1500))] * 4
+    pictures = [PILImage.new("RGB", (1000, 800))] * 4
     sizes = {
         protocol: [tuple(image.pixels.shape[1:]) for image in respond._eyes(protocol)(pictures)]
         for protocol in ("paper", "harness")
