@@ -109,7 +109,7 @@ gallery: $(STAMP)  ## The exhibits as pictures, from finished runs; docs/gallery
 	$(PY) -m experiments.gallery $(SET)
 
 test: $(STAMP)  ## Laptop tests, shapes checked
-	$(PY) -m pytest -m "not slow and not gpu and not checkpoint and not distributed and not notebooks"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not checkpoint and not distributed and not notebooks"
 
 test-distributed: $(STAMP)  ## Two CPU ranks under ZeRO-3; runs/distributed/summary.json (QUICK=1: the part for CI)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "distributed and not soak $(if $(QUICK),and not slow)" tests/distributed
