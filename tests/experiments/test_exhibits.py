@@ -115,14 +115,3 @@ def test_what_ships_is_small_and_can_be_read():
     shipped = load(results.SHIPPED / "demo.json")
     assert set(shipped.gaps) == {"base", "true_vt", "matched_noise", "sft"}
     assert len(shipped.categories) == shipped.summary["settings"]["num_problems"]
-
-
-def test_a_finished_story_is_collected(told):
-    found = results.collect(told.story.folder)
-    predictions = told.story.predictions("true_vt", "text_only")
-    assert found.solved["true_vt, text only"] == "".join(str(int(p.is_solved)) for p in predictions)
-    assert found.lengths == told.story.gap("base")["fixed_lengths"]
-    for row in found.tokens.values():
-        assert {len(values) for values in row["gaps"].values()} == {len(row["tokens"])}
-    assert "story.num_problems: 2048 -> 12" in found.differs
-    assert any(words.startswith("sft, trainer.max_steps: 600 -> 2") for words in found.differs)

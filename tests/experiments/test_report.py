@@ -9,7 +9,7 @@ import shutil
 import pytest
 from PIL import Image as PILImage
 
-from experiments import figures
+from experiments import figures, results
 from experiments.figures import Strip
 from experiments.report import HELD_OUT, accuracy_section, judge, read_curve
 from experiments.story import Story
@@ -167,3 +167,14 @@ def test_strip_wraps_long_completions_without_losing_a_token():
     figure = figures.kl_strip([Strip("long", tokens, {"base": [0.1] * 40})])
     shown = [text for axes in figure.axes for text in axes.texts]
     assert len(shown) == 40
+
+
+def test_a_finished_story_is_collected(told):
+    found = results.collect(told.story.folder)
+    predictions = told.story.predictions("true_vt", "text_only")
+    assert found.solved["true_vt, text only"] == "".join(str(int(p.is_solved)) for p in predictions)
+    assert found.lengths == told.story.gap("base")["fixed_lengths"]
+    for row in found.tokens.values():
+        assert {len(values) for values in row["gaps"].values()} == {len(row["tokens"])}
+    assert "story.num_problems: 2048 -> 12" in found.differs
+    assert any(words.startswith("sft, trainer.max_steps: 600 -> 2") for words in found.differs)

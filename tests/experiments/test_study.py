@@ -103,9 +103,10 @@ def study(tmp_path: Path) -> Study:
 def test_every_arm_of_the_issue_has_its_seeds():
     arms = load_study(ablate_noise.TABLE).arms
     more, fewer = {"true_vt", "matched_noise", "sft"}, {"other_vt", "blank", "no_vt"}
-    fewer |= {"problem_copy", "drawn_vt", "answer_text", "self_training"}
+    fewer |= {"problem_copy", "drawn_vt", "answer_text"}
     assert {name for name, arm in arms.items() if arm.seeds == 5} == more
     assert {name for name, arm in arms.items() if arm.seeds == 3} == fewer
+    assert arms.keys() - more - fewer == {"self_training"}
 
 
 def test_arms_differ_in_what_the_teacher_is_shown_alone(tmp_path):
@@ -126,12 +127,13 @@ def test_stopped_early_a_study_has_whole_seeds(tmp_path):
     study = study_in(tmp_path, "study.max_seeds=5", arms=ALL)
     numbers = [run.number for run in study.runs]
     assert numbers == sorted(numbers)
-    assert [numbers.count(number) for number in range(1, 6)] == [10, 10, 10, 3, 3]
+    assert [numbers.count(number) for number in range(1, 6)] == [10, 9, 9, 3, 3]
 
 
 @pytest.mark.parametrize("arm", ["drawn_vt", "self_training"])
 def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path, arm):
-    configs = [run.config for run in study_in(tmp_path, arms=[arm]).runs]
+    more = f"study.arms.{arm}.seeds=2"
+    configs = [run.config for run in study_in(tmp_path, more, arms=[arm]).runs]
     assert [config.seed for config in configs] == [42, 43]
     assert {config.seed_of_drawings for config in configs} == {0}
     assert len({build.own_answers_path(config) for config in configs}) == 1

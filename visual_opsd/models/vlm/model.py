@@ -38,6 +38,11 @@ class VLMReader(nn.Module):
         """Where the weights are."""
         return self.vlm.lm_head.weight.device
 
+    @property
+    def end(self) -> int:
+        """The id that ends a reply."""
+        return int(self.tokenizer.eos_token_id)
+
     def forward(
         self, contexts: Sequence[Context], completions: Sequence[Int[Tensor, " _tokens"]]
     ) -> Float[Tensor, "tokens width"]:
@@ -95,7 +100,7 @@ class VLMReader(nn.Module):
             step,
             lambda _: None,  # one row: nothing to drop before all is over
             begin=0,  # never read: the first step takes what the turn predicts
-            end=self.tokenizer.eos_token_id,
+            end=self.end,
             sampling=sampling,
             seeds=[seed],
             asks_for_drawing=lambda _: False,
