@@ -163,14 +163,25 @@ def bootstrap_statistic(
     return _estimate(float(statistic(*sides)), values)
 
 
+def problem_differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Mean over seeds of ``a`` minus that of ``b``, a value a problem, over as many seeds of both.
+
+    As many, the first ones: of two equal arms, the one with fewer seeds more often solves an easy
+    problem in all of them.
+    """
+    left, right = _arms(a, b)
+    count = min(len(left), len(right))
+    return np.asarray(left[:count].mean(axis=0) - right[:count].mean(axis=0))
+
+
 def wins_and_losses(a: ArrayLike, b: ArrayLike) -> tuple[int, int]:
-    """How many problems each side solves more often, over its seeds if it has several.
+    """How many problems each side solves more often, over as many seeds of both.
 
     With one seed these are McNemar's discordant pairs. With more, :func:`mcnemar_exact` of them is
     the sign test over problems: it speaks of these seeds, not of others.
     """
-    left, right = (arm.mean(axis=0) for arm in _arms(a, b))
-    return int((left > right).sum()), int((left < right).sum())
+    differences = problem_differences(a, b)
+    return int((differences > 0).sum()), int((differences < 0).sum())
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:

@@ -279,6 +279,16 @@ def test_more_seeds_on_one_side_alone_make_no_win(study):
     assert (arm["true_vt_wins"], arm["true_vt_losses"]) == (0, 0)
 
 
+def test_what_is_detectable_is_said_in_accuracy(study):
+    """Problems won in one of two seeds were counted as won whole: twice the difference was said."""
+    whole = summarise(study)["arms"]["blank"]["smallest_detectable"]
+    path = study.predictions("blank-2", "test", "text_only")
+    save_predictions(path, predictions(40, 34, "text_only"))
+    arm = summarise(study)["arms"]["blank"]
+    assert (arm["true_vt_wins"], arm["true_vt_losses"]) == (14, 0)
+    assert arm["smallest_detectable"] == pytest.approx(whole / 2)
+
+
 def test_verdicts_follow_the_numbers(study):
     def verdicts() -> dict[str, str]:
         return {c["claim"]: c["verdict"] for c in summarise(study)["claims"]}
