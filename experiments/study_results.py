@@ -201,9 +201,7 @@ class Numbers:
         discordant = np.abs(differences[differences != 0])
         if not len(discordant):
             return None
-        found = smallest_detectable_difference(
-            len(differences), len(discordant) / len(differences)
-        )
+        found = smallest_detectable_difference(len(differences), len(discordant) / len(differences))
         return None if found is None else found * float(discordant.mean())
 
 
