@@ -26,6 +26,7 @@ from experiments.report import table, words
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.vsp import maze_of, vsp_folder, vsp_problems
 from visual_opsd.contexts import Problem
+from visual_opsd.interventions import intervention
 from visual_opsd.leaks import (
     hash_distances,
     is_read_off,
@@ -80,6 +81,12 @@ class LeakAuditConfig:
         for name in ("num_problems", "num_train"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        intervention(self.intervention)  # an unknown name is an error here
+        if self.intervention in ("drawn_vt", "wrong_vt"):
+            raise ValueError(
+                f"intervention {self.intervention}: an audit reads the data set's visual thoughts "
+                "and makes none; it can tell nothing of drawn or of wrong ones"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

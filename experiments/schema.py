@@ -261,12 +261,17 @@ def differences(config: ExperimentConfig, saved: Path) -> list[str]:
 
 def differing(one: ExperimentConfig, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
     """Both values of every key that two experiments differ in."""
-    old, new = (_flat(cast(DictConfig, OmegaConf.create(to_yaml(c)))) for c in (one, other))
+    old, new = flat(one), flat(other)
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     }
+
+
+def flat(config: ExperimentConfig) -> dict[str, Any]:
+    """Every value of an experiment by its dotted key."""
+    return _flat(cast(DictConfig, OmegaConf.create(to_yaml(config))))
 
 
 def _flat(config: DictConfig) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import build, files
-from experiments.schema import ExperimentConfig, differing, load_experiment
+from experiments.schema import ExperimentConfig, differing, flat, load_experiment
 from experiments.side_by_side import Job, last_step, run_all
 from visual_opsd.contexts import Problem
 
@@ -257,10 +257,13 @@ class Study:
             **asdict(self.config),
             "bases": {name: build.digest(base) for name, base in self.bases.items()},
             "commit": saved.get("commit", build.commit()),
+            # The file that ``experiment`` names may be edited between two sessions.
+            "resolved": flat(self.shared),
         }
         for key in ("arms", "bases"):
             mine[key] = {**saved.get(key, {}), **mine[key]}
         if saved:
+            saved.setdefault("resolved", mine["resolved"])  # studies of before it was kept
             files.check_same(self.folder, _terms(saved, mine), _terms(mine, mine), "another study")
         files.write(path, json.dumps(mine, indent=2) + "\n")
         files.write(
@@ -337,7 +340,8 @@ def _terms(facts: dict[str, Any], all_facts: dict[str, Any]) -> dict[str, Any]:
     """What may not change of a study; arms and bases that ``facts`` lacks count as in the other."""
     arms, bases = ({**all_facts[key], **facts[key]} for key in ("arms", "bases"))
     return {
-        **{key: value for key, value in facts.items() if key not in MAY_GROW},
+        **{key: value for key, value in facts.items() if key not in (*MAY_GROW, "resolved")},
+        **{f"resolved.{key}": value for key, value in facts["resolved"].items()},
         **{f"bases.{name}": digest for name, digest in bases.items()},
         **{f"arms.{name}": list(arm["changes"]) for name, arm in arms.items()},
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.study import BASE, OTHER_BASE, PAIRS
 from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Matrix, Numbers
-from visual_opsd.statistics import Estimate, bootstrap_statistic
+from visual_opsd.statistics import Estimate, bootstrap_statistic, seeds_difference
 
 Verdict = Literal["supported", "not supported", "not testable here", "not measured"]
 CONTENT_FREE = (NOISE, "blank", "no_vt")
@@ -135,7 +135,14 @@ def _about_controls(numbers: Numbers, arms: dict[str, Any]) -> list[Claim]:
         def decide(name: str = name) -> tuple[bool, Any]:
             arm = arms[name]
             is_ahead = arm["p_holm"] < 0.05 and arm["true_vt_minus"]["low"] > 0
-            return is_ahead, {"difference": arm["true_vt_minus"], "p_holm": arm["p_holm"]}
+            said = {"difference": arm["true_vt_minus"], "p_holm": arm["p_holm"]}
+            # A control that harms is easily passed: beside it stands what it does to its base.
+            said["control_minus_base"] = arm["gain"]
+            dose = Key(f"dose_{name}", PRIVILEGED.way)
+            if numbers.results.has(BASE, dose):
+                teacher = numbers.between_firsts(BASE, dose, BASE, TEXT)
+                said["its_teacher_minus_base"] = teacher.as_dict()
+            return is_ahead, said
 
         verdict, values = _measured(numbers, [(TRUE, TEXT), (name, TEXT)], decide)
         found.append(
@@ -176,15 +183,18 @@ def _about_closure(arms: dict[str, Any]) -> list[Claim]:
     for name in (TRUE, *CONTENT_FREE):
         value = arms[name]["closure"] if name in arms else None
         if name == TRUE:
+            claim = f"the KL gap closes with true VTs: `{name}`"
             paper, rule = "58.4 % closed", f"closure >= {MIN_CLOSURE}"
             is_met = value is not None and value["value"] >= MIN_CLOSURE
         else:
-            paper, rule = "3.5 % closed with noise", f"closure <= {MAX_FREE_CLOSURE}"
+            claim = f"the KL gap stays open without content: `{name}`"
+            paper = "3.5 % closed" if name == NOISE else "-"
+            rule = f"closure <= {MAX_FREE_CLOSURE}"
             is_met = value is not None and value["value"] <= MAX_FREE_CLOSURE
         verdict: Verdict = "supported" if is_met else "not supported"
         found.append(
             Claim(
-                claim=f"the KL gap closes with true VTs and with nothing else: `{name}`",
+                claim=claim,
                 paper=paper,
                 rule=rule,
                 verdict="not measured" if value is None else verdict,
@@ -214,9 +224,11 @@ def is_within(found: Estimate, margin: float) -> bool:
 # Visual-OPSD against SFT
 
 
-def comparison(numbers: Numbers) -> list[dict[str, Any]]:
-    """The map: what either arm of a pair is better at, cell by cell."""
-    results, cells = numbers.results, []
+def comparison(numbers: Numbers) -> tuple[list[dict[str, Any]], list[str]]:
+    """The map: what either arm of a pair is better at, cell by cell; and what it lacks, and why."""
+    results = numbers.results
+    cells: list[dict[str, Any]] = []
+    lacking: list[str] = []
     for one, other in PAIRS:
         if one not in results.arms or other not in results.arms:
             continue
@@ -230,8 +242,9 @@ def comparison(numbers: Numbers) -> list[dict[str, Any]]:
             if results.has(one, key) and results.has(other, key):
                 base = numbers.accuracy("base", key) if results.has("base", key) else None
                 cells.append(_cell(numbers, question, (one, other), key, base))
-        cells += _costs(numbers, one, other)
-    return cells
+        costs, without = _costs(numbers, one, other)
+        cells, lacking = cells + costs, lacking + without
+    return cells, lacking
 
 
 def _cell(
@@ -248,8 +261,11 @@ def _cell(
     }
 
 
-def _costs(numbers: Numbers, one: str, other: str) -> list[dict[str, Any]]:
-    """What is better small: calibration error, and what it takes to the target accuracy."""
+def _costs(numbers: Numbers, one: str, other: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """What is better small: calibration error, and what it takes to the target accuracy.
+
+    A number a run, so that seeds alone say how sure it is; second, what cannot be compared.
+    """
     results = numbers.results
     target = results.study.config.target_accuracy
     until = f"until {target:.2f} of the validation mazes"
@@ -258,12 +274,23 @@ def _costs(numbers: Numbers, one: str, other: str) -> list[dict[str, Any]]:
         f"samples {until}": lambda record: cost_of(record, target)["samples"],
         f"CPU-seconds {until}": lambda record: cost_of(record, target)["cpu_seconds"],
     }
-    cells = []
+    cells: list[dict[str, Any]] = []
+    lacking: list[str] = []
     for question, of in asked.items():
-        rows = [[of(results.records[name]) for name in results.arms[arm]] for arm in (one, other)]
-        if any(value is None for row in rows for value in row):
+        found = {arm: [of(results.records[n]) for n in results.arms[arm]] for arm in (one, other)}
+        without = [
+            f"{row.count(None)} of {len(row)} runs of `{a}`"
+            for a, row in found.items()
+            if None in row
+        ]
+        if without:
+            why = "did not get there" + (", or were stopped" if "seconds" in question else "")
+            lacking.append(f"{question}: {' and '.join(without)} {why}")
             continue
-        a, b = (np.array(row, dtype=float)[:, None] for row in rows)
+        if min(map(len, found.values())) < 2:
+            lacking.append(f"{question}, `{one}` against `{other}`: takes two seeds of both")
+            continue
+        a, b = (np.array(row, dtype=float)[:, None] for row in found.values())
         base = results.records[BASE].get("calibration_error") if "error" in question else None
         cells.append(
             {
@@ -272,10 +299,10 @@ def _costs(numbers: Numbers, one: str, other: str) -> list[dict[str, Any]]:
                 "arms": [one, other],
                 "values": [numbers.mean(a).as_dict(), numbers.mean(b).as_dict()],
                 "base": None if base is None else Estimate(base, base, base).as_dict(),
-                **_decided(numbers.difference(a, b), (other, one)),
+                **_decided(seeds_difference(a[:, 0], b[:, 0]), (other, one)),
             }
         )
-    return cells
+    return cells, lacking
 
 
 def _decided(difference: Estimate, pair: tuple[str, str]) -> dict[str, Any]:

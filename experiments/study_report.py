@@ -116,7 +116,8 @@ def noise_finding(summary: dict[str, Any]) -> list[str]:
             continue
         verb = "harms" if found.high < 0 else "helps"
         reason = f"; with noise in sight the base itself moves by {words(why)}" if why else ""
-        said.append(f"Noise {verb}: {words(found)} (90 %){reason}.")
+        where = claim["claim"].rpartition(", ")[2]  # there may be two bases
+        said.append(f"Noise {verb} {where}: {words(found)} (90 %){reason}.")
     return said
 
 
@@ -153,7 +154,8 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
             f"{settings.num_problems:,} held-out mazes, greedy, text-only, the same for all. Gain: "
             "over the text-only accuracy of the base an arm started from. p: exact McNemar over "
             f"problems, `{TRUE}` against the arm; of several seeds (as many of either) the means, "
-            "which is the sign test; Holm over all arms. KL gap closed: on "
+            "which is the sign test and speaks of these seeds; Holm over all arms. KL gap closed: "
+            "on "
             f"{settings.num_trajectories:,} fixed completions of the base, frozen start teacher "
             f"with the true VTs. Dose: accuracy of the base on {settings.num_dosed} mazes with in "
             "sight what the arm's teacher is shown. CPU-s: of a training, median.",
@@ -219,8 +221,19 @@ def comparison_section(summary: dict[str, Any]) -> str:
         )
     if not rows:
         return "Not measured: it takes a run of both."
-    return "A cell is decided where the interval of the difference leaves out 0.\n\n" + table(
-        ["", "Visual-OPSD", "SFT", "base", "difference", "ahead"], rows
+    lacking = summary.get("not_compared", [])
+    said = (
+        "A cell is decided where the 95 % interval of the difference leaves out 0; cells are not "
+        "corrected for their number. Calibration and costs are a number a run: Welch's interval "
+        "over seeds. CPU-seconds are of trainings, without what the base drew or answered for "
+        "them, once for all seeds."
+    )
+    return "\n\n".join(
+        [
+            said,
+            table(["", "Visual-OPSD", "SFT", "base", "difference", "ahead"], rows),
+            *([f"Not compared: {'; '.join(lacking)}."] if lacking else []),
+        ]
     )
 
 
@@ -262,17 +275,24 @@ def speed_section(summary: dict[str, Any]) -> str:
 def classes_section(summary: dict[str, Any]) -> str:
     """Where the gap is, and where it closed."""
     arms = summary["arms"]
-    kinds = list(next(iter(arms.values()))["kl_by_class"])
+    kinds = list(dict.fromkeys(kind for arm in arms.values() for kind in arm["kl_by_class"]))
     rows = []
-    for name, arm in arms.items():
-        cells = arm["kl_by_class"]
-        rows.append([f"`{name}`", *(f"{cells[k]['after']:.4f}" for k in kinds if k in cells)])
-    first = next(iter(arms.values()))["kl_by_class"]
-    before = ["base", *(f"{first[kind]['before']:.4f}" for kind in kinds)]
-    counts = ["tokens", *(f"{first[kind]['tokens']:,}" for kind in kinds)]
+    for base in dict.fromkeys(arm["base"] for arm in arms.values()):
+        of_base = {name: arm["kl_by_class"] for name, arm in arms.items() if arm["base"] == base}
+        first = next(iter(of_base.values()))  # all of a base are scored on its completions
+        for name, value in ((f"tokens of {base}", "tokens"), (base, "before")):
+            rows.append([name, *(_of_class(first, kind, value) for kind in kinds)])
+        for name, cells in of_base.items():
+            rows.append([f"`{name}`", *(_of_class(cells, kind, "after") for kind in kinds)])
     return "K(T0, S), nats a token, fixed completions, mean over seeds.\n\n" + table(
-        ["", *kinds], [counts, before, *rows]
+        ["", *kinds], rows
     )
+
+
+def _of_class(cells: dict[str, dict[str, float]], kind: str, value: str) -> str:
+    if kind not in cells:
+        return "-"
+    return f"{cells[kind][value]:{',' if value == 'tokens' else '.4f'}}"
 
 
 def making_section(study: Study, summary: dict[str, Any]) -> str:
@@ -288,8 +308,8 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
                 f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
                 for name, arm in study.config.arms.items()
             ),
-            "- Intervals: percentile bootstrap over seeds and problems; over three seeds it is too "
-            "narrow by a fifth.",
+            "- Intervals: percentile bootstrap over seeds and problems. What seeds add is too "
+            "narrow, of three by a fifth at least; a single seed adds nothing.",
             "- Every number: `summary.json`, `arms.csv`, `seeds.csv`; answers: `predictions/`.",
         ]
     )

@@ -20,6 +20,7 @@ from visual_opsd.statistics import (
     bootstrap_ratio,
     holm,
     mcnemar_exact,
+    problem_differences,
     seeds_bootstrap_closure,
     seeds_bootstrap_difference,
     smallest_detectable_difference,
@@ -190,15 +191,18 @@ class Numbers:
         after = self.results.nats(arm)
         return seeds_bootstrap_closure(before, after, self.seed, self.resamples)
 
-    def discordant(self, one: str, other: str) -> tuple[int, int]:
-        """Problems that either solves more often, over as many seeds of both.
+    def smallest_detectable(self, one: str, other: str) -> float | None:
+        """The smallest difference of accuracy that the test of one against the other finds.
 
-        As many: of two equal arms, the one with fewer seeds more often solves an easy problem in
-        all of them.
+        Over several seeds a problem is won by a part of them: what the test finds is a surplus of
+        problems, and accuracy moves by as much of each as separates the arms there.
         """
-        a, b = (self.results.matrix(name, TEXT) for name in (one, other))
-        count = min(len(a), len(b))
-        return wins_and_losses(a[:count], b[:count])
+        differences = problem_differences(*(self.results.matrix(n, TEXT) for n in (one, other)))
+        discordant = np.abs(differences[differences != 0])
+        if not len(discordant):
+            return None
+        found = smallest_detectable_difference(len(differences), len(discordant) / len(differences))
+        return None if found is None else found * float(discordant.mean())
 
 
 def arm_summaries(numbers: Numbers) -> dict[str, dict[str, Any]]:
@@ -209,15 +213,10 @@ def arm_summaries(numbers: Numbers) -> dict[str, dict[str, Any]]:
     others = others if TRUE in found else []
     raw = []
     for arm in others:
-        wins, losses = numbers.discordant(TRUE, arm)
+        wins, losses = wins_and_losses(results.matrix(TRUE, TEXT), results.matrix(arm, TEXT))
         raw.append(mcnemar_exact(wins, losses))
         found[arm]["true_vt_wins"], found[arm]["true_vt_losses"] = wins, losses
-        count = numbers.results.matrix(arm, TEXT).shape[1]
-        found[arm]["smallest_detectable"] = (
-            smallest_detectable_difference(count, (wins + losses) / count)
-            if wins + losses
-            else None
-        )
+        found[arm]["smallest_detectable"] = numbers.smallest_detectable(TRUE, arm)
         found[arm]["true_vt_minus"] = numbers.between(TRUE, arm).as_dict()
     for arm, p, adjusted in zip(others, raw, holm(raw), strict=True):
         found[arm]["p"], found[arm]["p_holm"] = p, adjusted

@@ -33,11 +33,13 @@ def summarise(study: Study) -> dict[str, Any]:
     numbers = Numbers(results)
     arms = arm_summaries(numbers)
     speed_up = measure_speed(study, results)
+    cells, lacking = comparison(numbers)
     found = {
         "seeds": {arm: summary["seeds"] for arm, summary in arms.items()},
         "base": {name: _base(numbers, name) for name in study.bases if name in results.records},
         "arms": arms,
-        "comparison": comparison(numbers),
+        "comparison": cells,
+        "not_compared": lacking,
         "speed_up": speed_up,
         "claims": [asdict(claim) for claim in claims(numbers, arms, speed_up)],
         "missing": results.missing,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import binomtest, false_discovery_control, norm
+from scipy.stats import binomtest, false_discovery_control, norm, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
@@ -128,6 +128,25 @@ def seeds_bootstrap_difference(
     return _estimate(value, means[:, 0] - means[:, 1], confidence)
 
 
+def seeds_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
+    """Mean of ``a`` minus mean of ``b``, a value a seed, with Welch's interval over seeds.
+
+    For what has no problems to resample: the bootstrap of three seeds ends at their extremes.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in (a, b)]
+    if any(side.ndim != 1 or side.size < 2 for side in sides):
+        raise ValueError(f"an interval over seeds takes 2 a side, got {[s.shape for s in sides]}")
+    value = float(sides[0].mean() - sides[1].mean())
+    parts = [float(side.var(ddof=1)) / side.size for side in sides]
+    if sum(parts) == 0:  # no spread, no t
+        return Estimate(value, value, value)
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (side.size - 1) for part, side in zip(parts, sides, strict=True)
+    )
+    reach = float(t.isf((1 - CONFIDENCE) / 2, freedom)) * sum(parts) ** 0.5
+    return Estimate(value, value - reach, value + reach)
+
+
 def seeds_bootstrap_closure(
     before: ArrayLike, after: ArrayLike, seed: int, resamples: int = RESAMPLES
 ) -> Estimate:
@@ -163,14 +182,25 @@ def bootstrap_statistic(
     return _estimate(float(statistic(*sides)), values)
 
 
+def problem_differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Mean over seeds of ``a`` minus that of ``b``, a value a problem, over as many seeds of both.
+
+    As many, the first ones: of two equal arms, the one with fewer seeds more often solves an easy
+    problem in all of them.
+    """
+    left, right = _arms(a, b)
+    count = min(len(left), len(right))
+    return np.asarray(left[:count].mean(axis=0) - right[:count].mean(axis=0))
+
+
 def wins_and_losses(a: ArrayLike, b: ArrayLike) -> tuple[int, int]:
-    """How many problems each side solves more often, over its seeds if it has several.
+    """How many problems each side solves more often, over as many seeds of both.
 
     With one seed these are McNemar's discordant pairs. With more, :func:`mcnemar_exact` of them is
     the sign test over problems: it speaks of these seeds, not of others.
     """
-    left, right = (arm.mean(axis=0) for arm in _arms(a, b))
-    return int((left > right).sum()), int((left < right).sum())
+    differences = problem_differences(a, b)
+    return int((differences > 0).sum()), int((differences < 0).sum())
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:

@@ -50,3 +50,10 @@ def test_training_on_the_benchmark_is_found(vsp):
 def test_no_visual_thought_leaves_nothing_to_audit(start, tmp_path):
     with pytest.raises(ValueError, match="no visual thought to be audited"):
         audited(start, tmp_path / "none", "intervention=no_vt")
+
+
+@pytest.mark.parametrize("name", ["drawn_vt", "wrong_vt", "blured"])
+def test_what_an_audit_cannot_show_is_refused(name):
+    """``drawn_vt`` audited the data set's own visual thoughts under the drawings' name."""
+    with pytest.raises(ValueError, match=f"intervention.*{name}"):
+        command.parse([f"intervention={name}"], LeakAuditConfig)

@@ -187,6 +187,16 @@ def test_folder_of_another_study_is_refused(study):
     Study.open(study.folder).claim()
 
 
+def test_experiment_that_was_edited_between_sessions_is_refused(study):
+    """Later seeds would have trained on other terms than the first, under one commit's name."""
+    path = study.folder / "study.json"
+    saved = json.loads(path.read_text())
+    saved["resolved"]["trainer.max_steps"] = 500
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=r"another study: resolved.trainer.max_steps: 500 -> 600"):
+        study.claim()
+
+
 def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
     config = replace(study.config, max_seeds=3, other_base=study.shared.model)
     added = {**config.arms, "blurred": ArmConfig(changes=("rollout.intervention=blurred",))}
@@ -281,6 +291,16 @@ def test_more_seeds_on_one_side_alone_make_no_win(study):
     assert (arm["true_vt_wins"], arm["true_vt_losses"]) == (0, 0)
 
 
+def test_what_is_detectable_is_said_in_accuracy(study):
+    """Problems won in one of two seeds were counted as won whole: twice the difference was said."""
+    whole = summarise(study)["arms"]["blank"]["smallest_detectable"]
+    path = study.predictions("blank-2", "test", "text_only")
+    save_predictions(path, predictions(40, 34, "text_only"))
+    arm = summarise(study)["arms"]["blank"]
+    assert (arm["true_vt_wins"], arm["true_vt_losses"]) == (14, 0)
+    assert arm["smallest_detectable"] == pytest.approx(whole / 2)
+
+
 def test_verdicts_follow_the_numbers(study):
     def verdicts() -> dict[str, str]:
         return {c["claim"]: c["verdict"] for c in summarise(study)["claims"]}
@@ -292,7 +312,7 @@ def test_verdicts_follow_the_numbers(study):
     assert found["noise in place of the VTs changes nothing, on the shipped base"] == "supported"
     second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
     assert found[second] == "not measured"
-    assert found["the KL gap closes with true VTs and with nothing else: `true_vt`"] == "supported"
+    assert found["the KL gap closes with true VTs: `true_vt`"] == "supported"
     for number in (1, 2):
         path = study.predictions(f"blank-{number}", "test", "text_only")
         save_predictions(path, predictions(40, 33, "text_only"))
@@ -325,6 +345,33 @@ def test_the_map_says_who_is_ahead_cell_by_cell(study):
         save_predictions(path, predictions(10, 0, "text_only"))
     cells = {cell["question"]: cell for cell in summarise(study)["comparison"]}
     assert cells["the `hard` split"]["decided_by"] == "true_vt"
+
+
+def test_one_seed_decides_no_cost(study):
+    """Its interval had no width, so any difference decided the cell."""
+    for arm, error in {"true_vt": 0.100, "sft": 0.101}.items():
+        study.result(f"{arm}-2").unlink()
+        put(study, f"{arm}-1", arm, calibration_error=error)
+    summary = summarise(study)
+    assert "calibration error" not in {cell["question"] for cell in summary["comparison"]}
+    assert any("calibration error" in said for said in summary["not_compared"])
+
+
+def test_cost_that_one_arm_never_pays_is_said_not_dropped(study):
+    curve = {"steps": [0, 100, 200], "values": [0.6, 0.6, 0.7]}
+    put(study, "true_vt-2", "true_vt", curve=curve)
+    summary = summarise(study)
+    assert not [cell for cell in summary["comparison"] if cell["question"].startswith("samples")]
+    said = "samples until 0.75 of the validation mazes: 1 of 2 runs of `true_vt` did not get there"
+    assert said in summary["not_compared"]
+    assert said in write_report(study, summary).read_text()
+
+
+def test_a_control_that_harms_stands_beside_what_it_does(study):
+    (claim,) = [
+        c for c in summarise(study)["claims"] if c["claim"].endswith("`true_vt` against `blank`")
+    ]
+    assert {"control_minus_base", "its_teacher_minus_base"} < set(claim["numbers"])
 
 
 def test_cost_is_read_off_the_curve_in_a_line():

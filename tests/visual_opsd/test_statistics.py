@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import binom, bootstrap, multinomial, ttest_rel
+from scipy.stats import binom, bootstrap, multinomial, ttest_ind, ttest_rel
 from statsmodels.stats.contingency_tables import mcnemar
 
 from visual_opsd.statistics import (
@@ -19,6 +19,7 @@ from visual_opsd.statistics import (
     paired_bootstrap_difference,
     seeds_bootstrap_closure,
     seeds_bootstrap_difference,
+    seeds_difference,
     smallest_detectable_difference,
     wilson,
     wins_and_losses,
@@ -284,6 +285,17 @@ def test_closure_over_seeds_is_closure_for_one(pairs):
     )
     three = seeds_bootstrap_closure(before, np.outer([0.2, 0.3, 0.4], before), seed=0)
     assert close(three, 0.7, 0.6, 0.8, atol=0.03)  # 27 draws of seeds, of which 0.6 is one
+
+
+def test_difference_of_seeds_is_welchs():
+    a, b = [0.81, 0.84, 0.80], [0.79, 0.77, 0.75, 0.78, 0.70]
+    found = seeds_difference(a, b)
+    low, high = ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.value == pytest.approx(np.mean(a) - np.mean(b))
+    assert seeds_difference([1, 1], [0, 0]).high == 1
+    with pytest.raises(ValueError, match=r"2 a side, got \[\(1,\), \(2,\)\]"):
+        seeds_difference([1], [0, 0])
 
 
 def test_wins_and_losses_count_problems():

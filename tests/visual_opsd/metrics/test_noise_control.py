@@ -29,6 +29,12 @@ def test_seeds_are_counted_a_problem_and_resampled():
     assert gain.difference.low < gain.difference.value == pytest.approx(4 / 6)
 
 
+def test_more_seeds_on_one_side_alone_make_no_win():
+    """Of two equal arms the one with one seed won every problem that a second seed missed."""
+    gain = gains([[1, 1, 1, 1], [0, 0, 0, 0]], {"blank": [[1, 1, 1, 1]]}, seed=0)["blank"]
+    assert (gain.wins, gain.losses, gain.p_value) == (0, 0, 1)
+
+
 def test_the_metric_is_the_function_batch_by_batch():
     generator = torch.Generator().manual_seed(0)
     arms = torch.rand(3, 200, generator=generator) < torch.tensor([[0.8], [0.6], [0.5]])
