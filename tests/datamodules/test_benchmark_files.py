@@ -242,3 +242,12 @@ def test_a_row_of_more_cells_than_columns_is_left_out(tmp_path):
     ((reason, (said,)),) = found.left_out.items()
     assert reason == "more cells than columns"
     assert "row 1 (index 1)" in said
+
+
+def test_a_rotation_of_nobody_knows_what_is_left_out(tmp_path):
+    """Its index was taken for a number, and the run ended with no word of file and row."""
+    write(tmp_path, [row(0), row(1_000_000, answer="B"), row("x")], "SAT_circular")
+    found = read(tmp_path, NINE["SAT_circular"])
+    assert [item.index for item in found.items] == ["0", "1000000"]
+    ((said,),) = found.left_out.values()
+    assert "row 2 (index x)" in said
