@@ -187,7 +187,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, _Cells]]:
     for number, row in enumerate(rows):
         where = f"{path}, row {number} (index {row['index'] or '-'})"
         try:
-            if surplus := row.pop(None, None):  # type: ignore[call-overload]
+            if surplus := row.pop(None, None):
                 raise UnfitRowError("more cells than columns", f"{len(surplus)} more")
             yield where, {**row, "image": _decoded(_referred(row["image"], pictures))}
         except UnfitRowError as error:
