@@ -77,6 +77,15 @@ def find(folder: Path, names: Sequence[str] = ()) -> list[Benchmark]:
     return found
 
 
+def is_any_in(folder: Path) -> bool:
+    """Whether a file of any benchmark lies below a folder, be it half of what that one needs."""
+    return any(
+        _sources(folder, benchmark, dataset)
+        for benchmark in NINE.values()
+        for dataset in benchmark.files
+    )
+
+
 def read(folder: Path, benchmark: Benchmark, on_bad_input: BadInput = "go_on") -> BenchmarkData:
     """All items of a benchmark below a folder, file after file.
 
@@ -178,6 +187,8 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, _Cells]]:
     for number, row in enumerate(rows):
         where = f"{path}, row {number} (index {row['index'] or '-'})"
         try:
+            if surplus := row.pop(None, None):
+                raise UnfitRowError("more cells than columns", f"{len(surplus)} more")
             yield where, {**row, "image": _decoded(_referred(row["image"], pictures))}
         except UnfitRowError as error:
             yield where, error

@@ -21,8 +21,20 @@ from visual_opsd.benchmarks.maze_pictures import draw_path, render
 
 NEEDED = ("image", "question", "answer", "visual_thought")
 OPTIONAL = ("id", "task", "thoughts", "text_only_thought")
+IMPORTED = "train-imported.parquet"
+"""No name of a published file: what somebody has downloaded is never written over."""
 NO_THOUGHT = "<think></think>"
 """Of a problem that came without thoughts in words: readers want a first one."""
+
+
+def prepare(jsonl: Path, folder: Path, num_problems: int) -> None:
+    """Import a JSONL file, or an example of one where there is none, unless ``folder`` has data.
+
+    Parquet files that were not imported here are read as they are, and nothing is put beside them.
+    """
+    if any(path.name != IMPORTED for path in folder.rglob("*.parquet")):
+        return
+    import_jsonl(jsonl if jsonl.is_file() else write_example(jsonl.parent, num_problems), folder)
 
 
 def import_jsonl(jsonl: Path, folder: Path) -> Path:
@@ -38,7 +50,7 @@ def import_jsonl(jsonl: Path, folder: Path) -> Path:
     """
     if not jsonl.is_file():
         raise FileNotFoundError(f"no problems at {jsonl}: a JSON object a line, {NEEDED}")
-    path = folder / "train-00000-of-00001.parquet"
+    path = folder / IMPORTED
     write_rows(path, _rows(jsonl))
     return path
 
@@ -90,10 +102,17 @@ def write_example(folder: Path, num_problems: int) -> Path:
 
     Returns:
         The JSONL file.
+
+    Raises:
+        FileExistsError: The folder holds something else, which may be somebody's pictures.
     """
     jsonl = folder / "problems.jsonl"
     if jsonl.is_file():
         return jsonl
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} has no {jsonl.name} and is not empty: no example goes there"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     settings, lines = MazeSettings(), []
     for index in range(num_problems):

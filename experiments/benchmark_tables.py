@@ -54,6 +54,8 @@ def write(folder: Path, name: str, config: Any, scores: Scores) -> None:
         f"Percent, 95 % intervals (Wilson; of means, MOVER). Protocol `{config.protocol}`, scoring "
         f"`{config.scoring}`, way `{config.way}`, data `{config.data}`."
     )
+    if config.limit:
+        said += f" Only the first {config.limit} questions of a file, which are no random sample."
     if published:
         said += (
             " The other rows are the paper's, made by its own harness with other rules of "

@@ -107,7 +107,7 @@ def main() -> None:
 def run(arguments: Sequence[str], console: Console) -> Path:
     """Score mazes in three ways, or the benchmarks whose files DATA holds."""
     given = [value for key, _, value in (a.partition("=") for a in arguments) if key == "DATA"]
-    if given and benchmark_files.find(Path(given[-1])):
+    if given and benchmark_files.is_any_in(Path(given[-1])):
         return benchmark_run.score(command.parse(arguments, benchmark_run.BenchmarkConfig), console)
     return score(parse(arguments), console)
 

@@ -58,11 +58,11 @@ class VisualOPSD(BaseModel):  # type: ignore[misc]
 
     def generate_inner(self, message: Sequence[dict[str, str]], dataset: str | None = None) -> str:
         """The whole reply to pictures and words, pictures first."""
-        pictures = tuple(
-            open_picture(Path(part["value"])) for part in message if part["type"] == "image"
-        )
+        paths = [Path(part["value"]) for part in message if part["type"] == "image"]
+        pictures = tuple(map(open_picture, paths))
         prompt = "".join(part["value"] for part in message if part["type"] == "text")
-        seed = row_seed(self.seed, dataset, prompt)
+        # All mazes share their words: without the names they would share their noise too.
+        seed = row_seed(self.seed, dataset, prompt, *(path.name for path in paths))
         asked = respond.Asked(pictures=pictures, prompt=prompt, seed=seed)
         return self.respondent.answer([asked])[0].text
 

@@ -230,3 +230,24 @@ def test_vsp_is_read_from_its_own_folders_too(tmp_path):
     (item,) = read(tmp_path, NINE["VSP"]).items
     assert item.index == "level3_7"
     assert maze_of_item(item) == maze
+
+
+def test_a_row_of_more_cells_than_columns_is_left_out(tmp_path):
+    """Its surplus went on under no name, and ended the run when all was asked and exported."""
+    path = write(tmp_path, [row(0), row(1)])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2] + "\tmore"]) + "\n")
+    found = read(tmp_path, VSTAR)
+    assert [item.index for item in found.items] == ["0"]
+    ((reason, (said,)),) = found.left_out.items()
+    assert reason == "more cells than columns"
+    assert "row 1 (index 1)" in said
+
+
+def test_a_rotation_of_nobody_knows_what_is_left_out(tmp_path):
+    """Its index was taken for a number, and the run ended with no word of file and row."""
+    write(tmp_path, [row(0), row(1_000_000, answer="B"), row("x")], "SAT_circular")
+    found = read(tmp_path, NINE["SAT_circular"])
+    assert [item.index for item in found.items] == ["0", "1000000"]
+    ((said,),) = found.left_out.values()
+    assert "row 2 (index x)" in said

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.frozen_lake import MazeSettings, generate_problem
-from datamodules.pictures import NO_THOUGHT, import_jsonl, write_example
+from datamodules.pictures import NO_THOUGHT, import_jsonl, prepare, write_example
 from datamodules.thinkmorph import ThinkMorphFolder
 
 
@@ -66,3 +66,28 @@ def test_a_line_that_cannot_be_used_is_named(example, tmp_path, change, said):
     bad = {key: value for key, value in {**good, **change}.items() if value is not None}
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         import_jsonl(written(example.parent, good, bad), tmp_path)
+
+
+def test_a_folder_that_has_data_is_read_as_it_is(example, tmp_path):
+    """The notebook wrote its example over the first shard of whoever named a downloaded folder."""
+    shard = tmp_path / "data" / "train-00000-of-00001.parquet"
+    shard.parent.mkdir()
+    shard.write_bytes(b"downloaded")
+    for folder in (tmp_path, shard.parent):
+        prepare(example, folder, 3)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [shard]
+    assert shard.read_bytes() == b"downloaded"
+
+
+def test_an_example_is_made_where_there_is_nothing_and_imported_again(tmp_path):
+    for _ in range(2):
+        prepare(tmp_path / "pictures" / "problems.jsonl", tmp_path / "parquet", 3)
+        assert len(ThinkMorphFolder(tmp_path / "parquet")) == 3
+
+
+def test_no_example_is_written_among_somebodys_pictures(tmp_path):
+    """A misspelt file of problems cost whoever calls pictures by numbers the first 24 of them."""
+    (tmp_path / "0.png").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"no problems\.jsonl and is not empty"):
+        prepare(tmp_path / "misspelt.jsonl", tmp_path / "parquet", 3)
+    assert (tmp_path / "0.png").read_bytes() == b"mine"

@@ -168,6 +168,7 @@ def test_the_command_finds_benchmarks_by_their_files(config, nine, start, tmp_pa
     arguments = [f"MODEL={start}", f"DATA={nine}", "benchmarks=[VStarBench]", "max_tokens=2"]
     out = evaluate.run([*arguments, f"out={tmp_path}"], QUIET)
     assert list(scores_of(out)) == ["VStarBench"]
+    assert "Only the first 1 questions of a file" in (out / "table.md").read_text()
     with pytest.raises(ValueError, match="Did you mean: 'limit'"):
         evaluate.run([*arguments, "limmit=2"], QUIET)
 
@@ -176,3 +177,17 @@ def test_the_command_finds_benchmarks_by_their_files(config, nine, start, tmp_pa
 def test_nonsense_is_refused_by_name(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         BenchmarkConfig(**changes)
+
+
+def test_the_others_are_scored_where_half_of_one_is_missing(nine, start, tmp_path):
+    """The error told to name the others, and the command raised it again when they were named."""
+    data = tmp_path / "some"
+    data.mkdir()
+    for name in ("ChartQA_h_bar", "VStarBench"):
+        (data / f"{name}.tsv").write_bytes((nine / f"{name}.tsv").read_bytes())
+    arguments = [f"MODEL={start}", f"DATA={data}", f"out={tmp_path / 'out'}", "max_tokens=2"]
+    with pytest.raises(ValueError, match="ChartQA_v_bar is missing"):
+        evaluate.run(arguments, QUIET)
+    out = evaluate.run([*arguments, "benchmarks=[VStarBench]", "limit=1"], QUIET)
+    assert list(scores_of(out)) == ["VStarBench"]
+    assert "Only the first 1 questions of a file" in (out / "table.md").read_text()

@@ -147,11 +147,27 @@ def test_vlmevalkit_gets_the_whole_reply(kit, start, monkeypatch):
     try:
         plugin = importlib.import_module("experiments.vlmevalkit_model")
         plugin.main([f"MODEL={start}", "run=run.py", "data=[MMVP]", "max_tokens=4"])
+        seeds = seeds_of(plugin, start, kit)
     finally:
         for name in [each for each in sys.modules if each.partition(".")[0] == "vlmeval"]:
             del sys.modules[name]
         sys.modules.pop("experiments.vlmevalkit_model", None)
     assert (kit / "reply.txt").read_text()
+    assert len(set(seeds)) == 2, "all mazes of VSP have the same words, and had the same noise"
+
+
+def seeds_of(plugin, start, kit):
+    """Of the same question about two pictures."""
+    model = plugin.VisualOPSD(plugin.KitConfig(model=str(start), max_tokens=1))
+    asked = []
+    model.respondent = SimpleNamespace(
+        answer=lambda batch: asked.extend(batch) or [SimpleNamespace(text="")]
+    )
+    for name in ("picture.png", "other.png"):
+        PICTURE.save(kit / name)
+        message = [{"type": "image", "value": str(kit / name)}, {"type": "text", "value": "Which?"}]
+        model.generate_inner(message, "VSP")
+    return [each.seed for each in asked]
 
 
 @pytest.mark.slow

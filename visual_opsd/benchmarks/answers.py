@@ -9,10 +9,12 @@ from visual_opsd.benchmarks.mazes import Maze, Moves
 Rule = Literal["answer_tag", "boxed", "answer_is", "last_line", "none"]
 
 _BOXED = re.compile(r"(?:\\{1,2}b|\x08)oxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_ANSWER_IS = re.compile(r"\banswer(?:\s+is\b|\s*:)\s*:?\s*([^\n]+)", re.IGNORECASE)
+_WRAPPING = re.compile(r"\\(?:boxed|text\w*|mathrm)\s*\{([^{}]*)\}")
 _RULES: tuple[tuple[Rule, re.Pattern[str]], ...] = (
     ("answer_tag", re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)),
     ("boxed", _BOXED),
-    ("answer_is", re.compile(r"\banswer(?:\s+is\b|\s*:)\s*:?\s*([^\n]+)", re.IGNORECASE)),
+    ("answer_is", _ANSWER_IS),
 )
 _MOVES = {"DOWN": "D", "RIGHT": "R", "UP": "U", "LEFT": "L", **{move: move for move in "DRUL"}}
 
@@ -54,6 +56,15 @@ def extract_answer(text: str) -> ExtractedAnswer:
             return ExtractedAnswer(values[-1], rule, is_ambiguous=len(set(values)) > 1)
     lines = [line for line in map(_tidy, text.splitlines()) if line]
     return ExtractedAnswer(lines[-1], "last_line") if lines else ExtractedAnswer(None, "none")
+
+
+def unwrapped(value: str) -> tuple[str, bool]:
+    r"""A value without ``\boxed``, Markdown's stars and "the answer is"; whether it said that."""
+    while _WRAPPING.search(value):
+        value = _WRAPPING.sub(r"\1", value)
+    value = _tidy(value.replace("**", "").replace("\\%", "%").replace("\\$", "$"))
+    said = _ANSWER_IS.findall(value)
+    return (_tidy(said[-1]), True) if said else (value, False)
 
 
 def parse_moves(value: str) -> Moves | None:

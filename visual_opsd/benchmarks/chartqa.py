@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visual_opsd.benchmarks import harness
-from visual_opsd.benchmarks.answers import extract_answer
+from visual_opsd.benchmarks.answers import extract_answer, unwrapped
 from visual_opsd.benchmarks.benchmark import Benchmark, Mark, Tally, check_free
 from visual_opsd.benchmarks.hub import pictures_of
 from visual_opsd.benchmarks.items import Item, bare_prompt
@@ -28,8 +28,9 @@ def mark_chart(item: Item, text: str) -> Mark:
     found = extract_answer(text)
     golds = gold_answers(item.answer)
     value = found.value or ""
+    bare, _ = unwrapped(value)
     return Mark(
-        is_right=any(is_near(value, gold) for gold in golds),
+        is_right=any(is_near(bare, gold) for gold in golds),
         answer=found.value,
         rule=found.rule,
         has_format_failure=found.rule != "answer_tag",
@@ -58,8 +59,9 @@ def is_near(value: str, gold: str) -> bool:
     if target == 0:
         return number == 0
     readings = [number]
-    if value.rstrip(" .").endswith("%") != gold.rstrip(" .").endswith("%"):
-        readings += [number / 100, number * 100]  # 55 %, 55 and 0.55 are one answer
+    is_share, is_gold_share = (text.rstrip(" .").endswith("%") for text in (value, gold))
+    if is_share != is_gold_share:  # 55 %, 55 and 0.55 are one answer; 0.55 % and 55 are not
+        readings.append(number / 100 if is_share else number * 100)
     return any(abs(each - target) <= TOLERANCE * abs(target) for each in readings)
 
 

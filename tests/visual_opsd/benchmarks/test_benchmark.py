@@ -3,7 +3,8 @@ import pytest
 
 from visual_opsd.benchmarks.benchmark import Tally, guess_an_option
 from visual_opsd.benchmarks.blink import BLINK
-from visual_opsd.benchmarks.chartqa import CHARTQA
+from visual_opsd.benchmarks.chartqa import CHARTQA, is_near
+from visual_opsd.benchmarks.choices import choose
 from visual_opsd.benchmarks.cvbench import CV_BENCH
 from visual_opsd.benchmarks.hub import letter_of, options_of
 from visual_opsd.benchmarks.items import Item, choice_prompt
@@ -184,3 +185,41 @@ def test_hub_choices_lose_their_own_letters_only():
 def test_no_whole_unit_is_no_number():
     with pytest.raises(ValueError, match="1 items make no whole unit"):
         Tally(size=lambda _: 2).count([item()], [True])
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("<answer>The answer is B</answer>", "B"),
+        ("<answer>Answer: B</answer>", "B"),
+        ("<answer>The correct answer is (B).</answer>", "B"),
+        ("<answer>Option B is right</answer>", "B"),
+        ("The answer is **B** because it is small", "B"),
+        ("<answer>`B`</answer>", "B"),
+        ("<answer>B. A is too small</answer>", "B"),
+        ("The answer is B, and A is too small", "B"),
+        ("<answer>(A) or (B)</answer>", None),
+        ("<answer>B. or C.</answer>", None),
+        ("The answer is B or C", None),
+        ("The answer is B, C", None),
+        ("The answer is B and C.", None),
+    ],
+)
+def test_a_letter_in_a_sentence_is_read_and_two_letters_are_no_choice(text, letter):
+    """A sentence within the tag was no answer; "(A) or (B)" was A, and not even ambiguous."""
+    found = choose(text, {"A": "red", "B": "dark blue", "C": "green"})
+    assert found.value == letter
+    assert found.is_ambiguous == (letter is None)
+
+
+def test_a_number_is_read_from_what_a_reply_wraps_it_in():
+    bars = item(options=0, answer="55", dataset="ChartQA_h_bar")
+    for text in (r"\boxed{55}", "The answer is 55.", "**55**", r"55\%"):
+        assert CHARTQA.mark(bars, f"<answer>{text}</answer>").is_right, text
+
+
+def test_a_share_is_read_either_way_but_not_a_hundredth_of_it():
+    assert is_near("0.55", "55%")
+    assert is_near("55%", "0.55")
+    assert not is_near("0.55%", "55")
+    assert not is_near("5500", "55%")
