@@ -17,6 +17,8 @@ Verdict = Literal["supported", "not supported", "not testable here", "not measur
 CONTENT_FREE = (NOISE, "blank", "no_vt")
 MARGIN = 0.03
 """What counts as no change of accuracy."""
+MIN_SEEDS_ALIKE = 2
+"""Seeds that it takes to call two models alike."""
 MIN_CLOSURE, MAX_FREE_CLOSURE = 0.584, 0.05
 DRAWN, PRIVILEGED = Key("test", "drawn"), Key("test", "privileged")
 
@@ -169,10 +171,13 @@ def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
         return is_within(found, MARGIN), said
 
     verdict, values = _measured(numbers, [(arm, TEXT), (base, TEXT)], decide)
+    if verdict == "supported" and len(numbers.results.arms[arm]) < MIN_SEEDS_ALIKE:
+        verdict = "not measured"  # one seed has no spread, so that its interval is too narrow
     return Claim(
         claim=f"noise in place of the VTs changes nothing, {where}",
         paper="+0.40 points against SFT; -5.75 against its own start",
-        rule=f"noise minus its base within +-{MARGIN}: 90 % interval (TOST)",
+        rule=f"noise minus its base within +-{MARGIN}: 90 % interval (TOST), "
+        f"{MIN_SEEDS_ALIKE} seeds",
         verdict=verdict,
         numbers=values,
     )

@@ -99,7 +99,8 @@ def measure_base(study: Study, name: str) -> dict[str, Any]:
     scored = measured.score(is_compared=True)
     firsts = {run.arm: run for run in reversed(study.runs) if run.base == name}
     for arm, run in firsts.items():
-        if run.config.method == "visual_opsd":
+        # TODO(#5): a dose of what other donors show; here a donor is the next problem of its size.
+        if run.config.method == "visual_opsd" and run.config.data.donors == "same":
             scored.append(measured.dose(arm, run.config))
     return {
         "base": name,
