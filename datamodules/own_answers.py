@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.frozen_lake import Donors
-from datamodules.mazes import ProblemSource
+from datamodules.sources import ProblemSource
 from visual_opsd.contexts import Problem
 from visual_opsd.rollouts.own_answers import OwnAnswer
 

@@ -25,8 +25,9 @@ from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback
 from callbacks.saving import SavePoints
 from datamodules.frozen_lake import MazeSettings
-from datamodules.mazes import GeneratedMazes, MazeData
+from datamodules.mazes import MazeData
 from datamodules.own_answers import OwnAnswers
+from datamodules.sources import GeneratedMazes
 from experiments.schema import ExperimentConfig, differences, to_yaml
 from experiments.watch import HELD_OUT, LOG_EVERY, watchers
 from lightning_modules.sft import SupervisedFineTuning

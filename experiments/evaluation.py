@@ -162,3 +162,21 @@ def three_ways(
         "text_only": evaluate(model, tokenizer, problems, "text_only", **settings),
         "drawn": evaluate(model, tokenizer, problems[:num_drawn], "drawn", **settings),
     }
+
+
+def donors_of(problems: Sequence[Problem]) -> list[Problem]:
+    """For every problem the next of its size; the last of a size takes the first.
+
+    Raises:
+        ValueError: A size has one problem only.
+    """
+    of_size: dict[str, list[int]] = {}
+    for index, problem in enumerate(problems):
+        of_size.setdefault(problem.category, []).append(index)
+    found: dict[int, Problem] = {}
+    for size, indices in of_size.items():
+        if len(indices) < 2:
+            raise ValueError(f"{size} has one problem, which cannot be its own donor: take more")
+        for index, other in zip(indices, (*indices[1:], indices[0]), strict=True):
+            found[index] = problems[other]
+    return [found[index] for index in range(len(problems))]

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from datamodules.frozen_lake import MazeSettings
-from datamodules.mazes import GeneratedMazes
+from datamodules.sources import GeneratedMazes
 from experiments import build, command
 from experiments.evaluate import read_folder
-from experiments.evaluation import GREEDY, evaluate, score_answer, share
+from experiments.evaluation import GREEDY, donors_of, evaluate, score_answer, share
 from experiments.report import table, words
 from experiments.schema import TINY_BASE
 from visual_opsd.benchmarks.vsp import maze_of, vsp_folder, vsp_problems
@@ -148,15 +148,12 @@ def audited(config: LeakAuditConfig) -> list[Problem]:
     else:
         settings = MazeSettings(sizes=tuple(config.sizes))
         problems = build.held_out(settings, "test", config.num_problems)
-    donors: dict[int, Problem] = {}
-    for indices in in_batches(problems, len(problems)):  # the next of the same size
-        for index, following in zip(indices, (*indices[1:], indices[0]), strict=True):
-            donors[index] = problems[following]
+    donors = donors_of(problems) if config.intervention == "other_vt" else []
     return list(
         show(
             config.intervention,
             problems,
-            [donors[index] for index in range(len(problems))],
+            donors,
             [row_seed(config.seed, problem.problem_id) for problem in problems],
         )
     )

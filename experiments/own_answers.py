@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from datamodules.mazes import groups_of
+from datamodules.sources import groups_of
 from experiments import build
 from experiments.draw_thoughts import batch_size
 from experiments.schema import ExperimentConfig, load_experiment

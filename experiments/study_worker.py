@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from experiments import build, draw_thoughts, files, own_answers
-from experiments.evaluation import GREEDY, evaluate, load_predictions, save_predictions
+from experiments.evaluation import GREEDY, donors_of, evaluate, load_predictions, save_predictions
 from experiments.kl_gap import (
     SAMPLED,
     class_sums,
@@ -174,24 +174,6 @@ class Measurement:
         found = evaluate(self.model, self.tokenizer, problems, way, seed=self.settings.seed)
         save_predictions(self.study.predictions(self.name, on, way), found)
         return [on, way]
-
-
-def donors_of(problems: Sequence[Problem]) -> list[Problem]:
-    """For every problem the next of its size; the last of a size takes the first.
-
-    Raises:
-        ValueError: A size has one problem only.
-    """
-    of_size: dict[str, list[int]] = {}
-    for index, problem in enumerate(problems):
-        of_size.setdefault(problem.category, []).append(index)
-    found: dict[int, Problem] = {}
-    for size, indices in of_size.items():
-        if len(indices) < 2:
-            raise ValueError(f"{size} has one problem, which cannot be its own donor: take more")
-        for index, other in zip(indices, (*indices[1:], indices[0]), strict=True):
-            found[index] = problems[other]
-    return [found[index] for index in range(len(problems))]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
-from datamodules.mazes import ProblemSource, ThinkMorphRows
 from datamodules.own_answers import OwnAnswers
+from datamodules.sources import ProblemSource, ThinkMorphRows
 from experiments import build
 from experiments.environment import note_environment
 from experiments.export import export

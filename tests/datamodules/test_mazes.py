@@ -3,14 +3,8 @@ import pytest
 import torch
 
 from datamodules.frozen_lake import MazeSettings
-from datamodules.mazes import (
-    BatchPlan,
-    FixedBatches,
-    GeneratedMazes,
-    MazeData,
-    ProblemLoader,
-    ThinkMorphRows,
-)
+from datamodules.mazes import BatchPlan, FixedBatches, MazeData, ProblemLoader
+from datamodules.sources import GeneratedMazes, ThinkMorphRows
 from datamodules.thinkmorph import write_mazes
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
 

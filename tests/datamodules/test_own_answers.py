@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from datamodules.frozen_lake import MazeSettings
-from datamodules.mazes import BatchPlan, GeneratedMazes, ProblemLoader
+from datamodules.mazes import BatchPlan, ProblemLoader
 from datamodules.own_answers import OwnAnswers
+from datamodules.sources import GeneratedMazes
 from visual_opsd.rollouts.own_answers import OwnAnswer
 
 BANK = GeneratedMazes(MazeSettings(sizes=(3, 4)), "train", 12)

@@ -18,8 +18,9 @@ import torch
 from PIL import Image as PILImage
 
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
-from datamodules.mazes import BatchPlan, ProblemLoader, ThinkMorphRows
+from datamodules.mazes import BatchPlan, ProblemLoader
 from datamodules.row_groups import RowGroups
+from datamodules.sources import ThinkMorphRows
 from datamodules.thinkmorph import ThinkMorphFolder, maze_row, write_mazes, write_rows
 
 SETTINGS = MazeSettings(sizes=(3,))
@@ -191,7 +192,8 @@ def test_rows_are_the_same_in_any_order_and_from_a_cache_of_one_slice(tmp_path):
 _READ_THROUGH = """
 import sys
 from pathlib import Path
-from datamodules.mazes import BatchPlan, ProblemLoader, ThinkMorphRows
+from datamodules.mazes import BatchPlan, ProblemLoader
+from datamodules.sources import ThinkMorphRows
 
 def kilobytes(name):
     line = next(x for x in Path("/proc/self/status").open() if x.startswith(name))

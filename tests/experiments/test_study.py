@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from experiments import ablate_noise, build
-from experiments.evaluation import Prediction, load_predictions, save_predictions
+from experiments.evaluation import Prediction, donors_of, load_predictions, save_predictions
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
 from experiments.study import BASE, COMPARED, OTHER_BASE, ArmConfig, Study, load_study
@@ -19,7 +19,6 @@ from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import Results
 from experiments.study_summary import summarise
-from experiments.study_worker import donors_of
 from visual_opsd.statistics import holm, mcnemar_exact
 
 SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "study.max_seeds=2"]

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
-from datamodules.mazes import ThinkMorphRows
+from datamodules.sources import ThinkMorphRows
 from datamodules.thinkmorph import maze_row, write_rows
 from experiments.schema import load_experiment
 from experiments.train import main, note_left_out, train

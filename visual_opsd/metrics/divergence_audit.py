@@ -79,16 +79,11 @@ def clip_effect(
     )
 
 
-class TopKError(Metric):
-    """:func:`top_k_agreement` over many tokens.
-
-    ``compute`` returns ``top_k_error`` (mean of absolute values, nats), ``top_k_max_error``, and
-    the mean ``teacher_outside`` and ``student_outside``.
-    """
+class _Audit(Metric):
+    """Sums over tokens of what a pure function above says of each."""
 
     full_state_update = False
     sums: Tensor
-    largest: Tensor
     num_tokens: Tensor
 
     def __init__(self, config: DivergenceConfig) -> None:
@@ -96,8 +91,26 @@ class TopKError(Metric):
         super().__init__()
         self.config = config
         self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("largest", torch.tensor(0.0), dist_reduce_fx="max")
         self.add_state("num_tokens", torch.tensor(0), dist_reduce_fx="sum")
+
+    def _add(self, found: Float[Tensor, "3 tokens"]) -> None:
+        self.sums += found.double().sum(dim=1)
+        self.num_tokens += found.shape[1]
+
+
+class TopKError(_Audit):
+    """:func:`top_k_agreement` over many tokens.
+
+    ``compute`` returns ``top_k_error`` (mean of absolute values, nats), ``top_k_max_error``, and
+    the mean ``teacher_outside`` and ``student_outside``.
+    """
+
+    largest: Tensor
+
+    def __init__(self, config: DivergenceConfig) -> None:
+        """Take the configuration to be audited."""
+        super().__init__(config)
+        self.add_state("largest", torch.tensor(0.0), dist_reduce_fx="max")
 
     def update(
         self,
@@ -106,10 +119,9 @@ class TopKError(Metric):
     ) -> None:
         """Take both sides' logits of some tokens."""
         found = torch.stack(top_k_agreement(student_logits, teacher_logits, self.config)).abs()
-        self.sums += found.double().sum(dim=1)
+        self._add(found)
         if found.numel():
             self.largest = torch.maximum(self.largest, found[0].max())
-        self.num_tokens += found.shape[1]
 
     def compute(self) -> dict[str, Tensor]:
         """Means over tokens; NaN before the first."""
@@ -122,23 +134,12 @@ class TopKError(Metric):
         }
 
 
-class ClipLoss(Metric):
+class ClipLoss(_Audit):
     """:func:`clip_effect` over many tokens.
 
     ``compute`` returns ``clip_fraction`` of tokens, and ``gradient_lost``: what the clip changed in
     the gradients to the student's logits, as a share of their L1 norm.
     """
-
-    full_state_update = False
-    sums: Tensor
-    num_tokens: Tensor
-
-    def __init__(self, config: DivergenceConfig) -> None:
-        """Take the configuration to be audited."""
-        super().__init__()
-        self.config = config
-        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("num_tokens", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -146,9 +147,7 @@ class ClipLoss(Metric):
         teacher_logits: Float[Tensor, "tokens vocab"],
     ) -> None:
         """Take both sides' logits of some tokens."""
-        found = torch.stack(clip_effect(student_logits, teacher_logits, self.config))
-        self.sums += found.double().sum(dim=1)
-        self.num_tokens += found.shape[1]
+        self._add(torch.stack(clip_effect(student_logits, teacher_logits, self.config)))
 
     def compute(self) -> dict[str, Tensor]:
         """Shares over all tokens; NaN before the first."""
