@@ -126,7 +126,8 @@ def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own entry point
-            [sys.executable, "-m", *job.command],
+            [sys.executable, "-m", "experiments.job", *job.command],
+            stdin=subprocess.PIPE,  # ends with this process, and the job with it
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

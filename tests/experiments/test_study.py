@@ -1,13 +1,16 @@
 """A study compares like with like, judges by numbers, and goes on where it was stopped."""
 
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from experiments import ablate_noise, build
@@ -430,6 +433,31 @@ def test_what_fails_stops_no_other_and_what_is_done_is_not_done_again(tmp_path):
     assert "on purpose" in (tmp_path / "fails.log").read_text()
     assert (tmp_path / "works").is_file()
     assert not (tmp_path / "done.log").exists()
+
+
+def test_runs_end_with_a_study_that_is_killed_outright(tmp_path):
+    """Workers of a study whose terminal was closed trained on, beside those of its next start."""
+    held, ready = tmp_path / "held", tmp_path / "ready"
+    hold = f"import filelock, time; lock = filelock.FileLock({str(held)!r}); lock.acquire(); "
+    hold += f"open({str(ready)!r}, 'w').close(); time.sleep(100)"
+    command, log = ("timeit", "-n1", "-r1", hold), tmp_path / "log"
+    study = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "from pathlib import Path; from experiments.side_by_side import Job, run_all; "
+            f"run_all({{'run': Job(command={command!r}, log=Path({str(log)!r}), "
+            "is_finished=lambda: False)})",
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    while not ready.is_file():
+        assert study.poll() is None
+        time.sleep(0.1)
+    with pytest.raises(Timeout):
+        FileLock(held).acquire(timeout=0)
+    study.kill()
+    study.wait()
+    FileLock(held).acquire(timeout=20).lock.release()  # free as soon as the run is gone
 
 
 def test_crashed_arm_is_listed_and_leaves_the_others_usable(study):
