@@ -9,6 +9,7 @@ DRY     ?=
 QUICK   ?=
 VERIFY  ?=
 PYTHON  ?= python3
+$(foreach flag,DRY QUICK VERIFY,$(eval override $(flag) := $(filter-out 0,$($(flag)))))
 
 VENV   := .venv
 STAMP  := $(VENV)/.installed
@@ -61,7 +62,7 @@ reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/rep
 	$(PY) -m experiments.reproduce_tiny $(SET)
 
 ablate-noise: $(STAMP)  ## Every control, several seeds, verdicts; runs/ablate-noise/report.html (QUICK=1: a few steps of each)
-	$(PY) -m experiments.ablate_noise "RUN=$(RUN)" $(if $(QUICK),QUICK=1) $(if $(DRY),DRY=1) $(if $(MODEL),"model=$(MODEL)") $(SET)
+	$(PY) -m experiments.ablate_noise "RUN=$(RUN)" "QUICK=$(QUICK)" "DRY=$(DRY)" $(if $(MODEL),"model=$(MODEL)") $(SET)
 
 train: $(STAMP)  ## One experiment: make train RUN=visual_opsd SET="seed=7"
 	@test -f "experiments/$(RUN).yaml" || { echo "make train: no experiments/$(RUN).yaml; RUN= is one of: $$(cd experiments && find . -name '*.yaml' | sed 's|^\./||; s|\.yaml$$||' | sort | tr '\n' ' ')"; exit 2; }

@@ -58,15 +58,27 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
             overrides.append(argument)
     table = load_study(TABLE)
     name = table.name
+    is_quick, is_dry = (is_on(key, flags[key]) for key in ("QUICK", "DRY"))
     if flags["RUN"] not in ("", table.experiment):
         name += f"-{Path(flags['RUN']).name}"
         overrides.insert(0, f"study.experiment={flags['RUN']}")
-    if flags["QUICK"]:
+    if is_quick:
         name += "-quick"
         overrides = [*table.quick, *overrides]
     study = Study(load_study(TABLE, [f"study.name={name}", *overrides]))
     study.check()
-    return study, bool(flags["DRY"])
+    return study, is_dry
+
+
+def is_on(key: str, value: str) -> bool:
+    """A flag of the command line.
+
+    Raises:
+        ValueError: Neither 1, 0 nor nothing.
+    """
+    if value not in ("", "0", "1"):
+        raise ValueError(f"{key}={value}: it takes 1, or 0 for off")
+    return value == "1"
 
 
 def tell(study: Study) -> tuple[dict[str, Any], dict[str, Path]]:

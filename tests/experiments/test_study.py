@@ -162,11 +162,20 @@ def test_arm_on_other_terms_is_refused_with_the_difference(tmp_path, change, sai
         ("study.num_problem=3", "(?s)study.num_problem=3.*Did you mean.*'num_problems'"),
         ("study.num_dosed=0", "study.num_dosed must be at least 1, got 0"),
         ("trainer.max_step=3", "(?s)max_step.*Did you mean: 'max_steps'"),
+        ("QUICK=yes", "QUICK=yes: it takes 1, or 0 for off"),
     ],
 )
 def test_mistyped_argument_is_named(argument, said):
     with pytest.raises(ValueError, match=said):
         ablate_noise.read([argument])
+
+
+@pytest.mark.parametrize("value", ["0", ""])
+def test_a_flag_that_is_switched_off_is_off(tmp_path, value):
+    """``QUICK=0`` ran a few steps of each arm, and ``DRY=0`` none."""
+    flags = [f"QUICK={value}", f"DRY={value}"]
+    study, is_dry = ablate_noise.read([*flags, f"study.output_dir={tmp_path}"])
+    assert (study.folder.name, is_dry) == ("ablate-noise", False)
 
 
 def test_plan_of_the_7b_study_needs_neither_gpu_nor_files(tmp_path):
