@@ -308,8 +308,8 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
                 f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
                 for name, arm in study.config.arms.items()
             ),
-            "- Intervals: percentile bootstrap over seeds and problems. What seeds add is too "
-            "narrow, of three by a fifth at least; a single seed adds nothing.",
+            "- Intervals: percentile bootstrap over problems, with Student's t over an arm's "
+            "seeds: of two or three, wide. A single seed adds nothing.",
             "- Every number: `summary.json`, `arms.csv`, `seeds.csv`; answers: `predictions/`.",
         ]
     )

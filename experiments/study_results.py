@@ -1,7 +1,7 @@
 """From the files of a study to its numbers: checked for comparability, with intervals.
 
 Nothing here knows a model: per-problem answers and gaps of fixed completions are all it reads.
-Matrices are [seeds, problems]; intervals are resampled on both levels.
+Matrices are [seeds, problems]; intervals are over both levels.
 """
 
 import json

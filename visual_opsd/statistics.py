@@ -116,11 +116,13 @@ def seeds_bootstrap_difference(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """Mean of ``a`` minus mean of ``b``, each [seeds, problems], resampled on both levels.
+    """Mean of ``a`` minus mean of ``b``, each [seeds, problems], sure over both levels.
 
-    A resample draws problems, the same for both arms, and each arm's seeds by themselves; numbers
-    of seeds may differ, and what was not trained has one. Few seeds spread less than the truth,
-    by a variance of (n - 1) / n: read an interval over three of them as too narrow.
+    A resample draws problems, the same for both arms, and for each arm, by itself, how far the mean
+    of its seeds may lie from that of all seeds: by Student's t, as drawing among few seeds again
+    spreads too little. One seed spreads not at all: numbers of seeds may differ, and what was not
+    trained has one. What a seed does on single problems counts on both levels, so that an interval
+    is rather too wide.
     """
     arms = _arms(a, b)
     means = _resampled_arms(arms, seed, resamples)
@@ -150,7 +152,7 @@ def seeds_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
 def seeds_bootstrap_closure(
     before: ArrayLike, after: ArrayLike, seed: int, resamples: int = RESAMPLES
 ) -> Estimate:
-    """:func:`bootstrap_closure` of several students, resampled over completions and seeds.
+    """:func:`bootstrap_closure` of several students, over completions and seeds.
 
     ``before`` holds the KL sum a completion of the weights that all of them started from, ``after``
     theirs, [seeds, completions].
@@ -309,15 +311,17 @@ def _resampled_means(
 def _resampled_arms(
     arms: Sequence[NDArray[np.float64]], seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """Means of arms [seeds, problems] over drawn problems and drawn seeds, [resamples, arms]."""
-    of_seeds = _resampled_means(np.concatenate(arms).T, seed, resamples)
+    """Means of arms [seeds, problems] over drawn problems and likely seeds, [resamples, arms].
+
+    The mean of n seeds plus its standard error times Student's t with n - 1 degrees of freedom:
+    alone, these have the t interval for their quantiles, and Behrens and Fisher's as a difference.
+    """
+    means = _resampled_means(np.stack([arm.mean(axis=0) for arm in arms], axis=1), seed, resamples)
     generator = np.random.default_rng((seed, 1))  # not the stream that draws problems
-    means = np.empty((resamples, len(arms)))
-    first = 0
     for column, arm in enumerate(arms):
-        drawn = generator.integers(first, first + len(arm), size=(resamples, len(arm)))
-        means[:, column] = np.take_along_axis(of_seeds, drawn, axis=1).mean(axis=1)
-        first += len(arm)
+        if len(arm) > 1:
+            error = arm.mean(axis=1).std(ddof=1) / len(arm) ** 0.5
+            means[:, column] += error * generator.standard_t(len(arm) - 1, size=resamples)
     return means
 
 
