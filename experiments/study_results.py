@@ -115,8 +115,8 @@ class Results:
                 f"{say} started from another base: {record['base_digest']}, and "
                 f"{record['base']} is {base['base_digest']}"
             )
-        if record["gap"]["fixed_lengths"] != base["gap"]["fixed_lengths"]:
-            raise ValueError(f"{say} was scored on other completions than {record['base']}")
+        if said := _other_completions(record["gap"], base["gap"]):
+            raise ValueError(f"{say} was scored on other completions than {record['base']}: {said}")
         for on, way in record["scored"]:
             if not on.startswith("dose_"):
                 self._check_problems(say, name, record["base"], Key(on, way))
@@ -142,6 +142,19 @@ class Results:
             f"{say} answered other problems ({key.on}, {key.way}) than {base}: {len(mine)} against "
             f"{len(its)}; {what}"
         )
+
+
+def _other_completions(mine: dict[str, Any], its: dict[str, Any]) -> str | None:
+    """How the completions of two gaps differ; those measured before ids were kept, by length."""
+    lengths, others = mine["fixed_lengths"], its["fixed_lengths"]
+    if len(lengths) != len(others):
+        return f"{len(lengths)} against {len(others)}"
+    if num_longer := sum(a != b for a, b in zip(lengths, others, strict=True)):
+        return f"{num_longer} of {len(lengths)} have another length"
+    digests = [gap.get("fixed_digest") for gap in (mine, its)]
+    if None not in digests and digests[0] != digests[1]:
+        return f"as long, of other tokens (digests {digests[0]} and {digests[1]})"
+    return None
 
 
 # Numbers

@@ -60,6 +60,14 @@ def predictions(count: int, solved: int, way: str, offset: int = 0) -> list[Pred
     ]
 
 
+def gap_of(arm: str) -> dict[str, Any]:
+    """KL sums of three fixed completions."""
+    left = 1 - CLOSED.get(arm, 0.0)
+    gap = {"fixed_sums": [left, 3 * left, 2 * left], "fixed_lengths": [4, 6, 5], "fixed_mean": 0.4}
+    gap |= {"fixed_digest": "ids", "max_rescore_error": 0.0}
+    return gap | {"classes": {"thought": [left, 10], "answer": [5 * left, 5]}}
+
+
 def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> None:
     """The files that a worker leaves behind, by hand."""
     asked = [("test", "text_only", 40)]
@@ -71,10 +79,8 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
     for on, way, count in asked:
         found = predictions(count, SOLVED.get(arm, 20) * count // 40, way)
         save_predictions(study.predictions(name, on, way), found)
-    left = 1 - CLOSED.get(arm, 0.0)
-    gap = {"fixed_sums": [left, 3 * left, 2 * left], "fixed_lengths": [4, 6, 5], "fixed_mean": 0.4}
-    gap |= {"classes": {"thought": [left, 10], "answer": [5 * left, 5]}, "max_rescore_error": 0.0}
-    record = {"base": base, "base_digest": "abc", "scored": [a[:2] for a in asked], "gap": gap}
+    record = {"base": base, "base_digest": "abc", "scored": [a[:2] for a in asked]}
+    record["gap"] = gap_of(arm)
     record["calibration_error"] = 0.1
     if name != base:
         record |= {"arm": arm, "number": int(name.rpartition("-")[2]), "steps": 600}
@@ -247,6 +253,28 @@ def test_result_on_other_terms_is_refused_with_the_difference(study, change, sai
     put(study, "blank-2", "blank", **change)
     with pytest.raises(ValueError, match=said):
         Results(study)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fixed_digest": "others"}, r"as long, of other tokens \(digests others and ids\)"),
+        ({"fixed_lengths": [4, 6, 6]}, "1 of 3 have another length"),
+        ({"fixed_lengths": [4, 6]}, "2 against 3"),
+    ],
+)
+def test_gap_of_other_completions_is_refused_with_the_difference(study, change, said):
+    """Completions of the same lengths passed for the same."""
+    put(study, "blank-2", "blank", gap=gap_of("blank") | change)
+    said = f"blank-2 was scored on other completions than base: {said}"
+    with pytest.raises(ValueError, match=said):
+        Results(study)
+
+
+def test_gap_measured_before_ids_were_kept_is_held_by_its_lengths(study):
+    without = {key: value for key, value in gap_of("blank").items() if key != "fixed_digest"}
+    put(study, "blank-2", "blank", gap=without)
+    assert "blank-2" in Results(study).records
 
 
 def test_other_problems_are_refused_by_name(study):
