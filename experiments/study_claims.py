@@ -69,11 +69,11 @@ def _measured(
 
 def _about_the_base(numbers: Numbers) -> list[Claim]:
     def drawing() -> tuple[bool, Any]:
-        found = numbers.between_firsts("base", DRAWN, "base", TEXT, confidence=0.9)
+        found = numbers.between_ways("base", DRAWN, "base", TEXT, confidence=0.9)
         return is_within(found, MARGIN), {"drawn_minus_text_only_90": found.as_dict()}
 
     def gap() -> tuple[bool, Any]:
-        told = numbers.between_firsts("base", PRIVILEGED, "base", TEXT)
+        told = numbers.between_ways("base", PRIVILEGED, "base", TEXT)
         nats = numbers.gap("base")
         found = {"kl_gap_nats": nats.as_dict(), "privileged_minus_text_only": told.as_dict()}
         return nats.low > 0 and told.low > 0, found
@@ -101,7 +101,7 @@ def _about_the_base(numbers: Numbers) -> list[Claim]:
 def _about_the_student(numbers: Numbers) -> list[Claim]:
     def ahead(other: str, key: Key) -> Callable[[], tuple[bool, Any]]:
         def decide() -> tuple[bool, Any]:
-            found = numbers.between_firsts(TRUE, TEXT, other, key)
+            found = numbers.between_ways(TRUE, TEXT, other, key)
             said = {"difference": found.as_dict()}
             dose = Key(f"dose_{other}", PRIVILEGED.way)
             if numbers.results.has(BASE, dose):
@@ -142,7 +142,7 @@ def _about_controls(numbers: Numbers, arms: dict[str, Any]) -> list[Claim]:
             said["control_minus_base"] = arm["gain"]
             dose = Key(f"dose_{name}", PRIVILEGED.way)
             if numbers.results.has(BASE, dose):
-                teacher = numbers.between_firsts(BASE, dose, BASE, TEXT)
+                teacher = numbers.between_ways(BASE, dose, BASE, TEXT)
                 said["its_teacher_minus_base"] = teacher.as_dict()
             return is_ahead, said
 
@@ -161,12 +161,12 @@ def _about_controls(numbers: Numbers, arms: dict[str, Any]) -> list[Claim]:
 
 def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
     def decide() -> tuple[bool, Any]:
-        found = numbers.between_firsts(arm, TEXT, base, TEXT, confidence=0.9)
+        found = numbers.between_ways(arm, TEXT, base, TEXT, confidence=0.9)
         said = {"noise_minus_base_90": found.as_dict()}
         dose = Key(f"dose_{arm}", PRIVILEGED.way)
         if numbers.results.has(base, dose):
             # Where noise harms, this is why: a teacher that sees it answers worse than the start.
-            teacher = numbers.between_firsts(base, dose, base, TEXT)
+            teacher = numbers.between_ways(base, dose, base, TEXT)
             said["its_teacher_minus_base"] = teacher.as_dict()
         return is_within(found, MARGIN), said
 

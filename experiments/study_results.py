@@ -5,7 +5,7 @@ Matrices are [seeds, problems]; intervals are over both levels.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,23 +85,49 @@ class Results:
             self._answers[name, key] = load_predictions(path)
         return self._answers[name, key]
 
+    def by_problem(self, name: str, key: Key) -> dict[str, Prediction]:
+        """Answers of one model by the problem's id, in the order of the problems."""
+        answers = self.answers(name, key)
+        found = {answer.problem_id: answer for answer in answers}
+        if len(found) < len(answers):
+            path = self.study.predictions(name, key.on, key.way)
+            raise ValueError(f"{path}: {len(answers)} answers to {len(found)} problems")
+        return found
+
+    def common(self, *asked: tuple[str, Key]) -> list[str]:
+        """The ids that all ``asked`` share, so that ways are compared on the same problems."""
+        return common_problems(
+            {
+                f"{who} ({key.on}, {key.way})": list(self.by_problem(self.rows(who)[0], key))
+                for who, key in asked
+            }
+        )
+
+    def rows(self, who: str) -> list[str]:
+        """The runs of an arm, or a base."""
+        return self.arms.get(who, [who])
+
     def matrix(
-        self, who: str, key: Key, of: Callable[[Prediction], float] = lambda p: p.is_solved
+        self,
+        who: str,
+        key: Key,
+        of: Callable[[Prediction], float] = lambda p: p.is_solved,
+        problems: Sequence[str] | None = None,
     ) -> Matrix:
         """A value a problem, a row a seed of an arm, or one row of a base."""
-        rows = self.arms.get(who, [who])
-        return np.array([[of(p) for p in self.answers(row, key)] for row in rows], dtype=float)
+        rows = [self.by_problem(row, key) for row in self.rows(who)]
+        ids = list(rows[0]) if problems is None else problems
+        return np.array([[of(row[problem]) for problem in ids] for row in rows], dtype=float)
 
     def nats(self, who: str) -> Matrix:
         """KL sums of the fixed completions, in the same layout."""
-        rows = self.arms.get(who, [who])
-        return np.array([self.records[row]["gap"]["fixed_sums"] for row in rows])
+        return np.array([self.records[row]["gap"]["fixed_sums"] for row in self.rows(who)])
 
     def has(self, who: str, key: Key) -> bool:
         """Whether all rows of ``who`` were asked this."""
-        rows = self.arms.get(who, [who])
         return all(
-            row in self.records and [key.on, key.way] in self.records[row]["scored"] for row in rows
+            row in self.records and [key.on, key.way] in self.records[row]["scored"]
+            for row in self.rows(who)
         )
 
     def _check(self, name: str, record: dict[str, Any]) -> None:
@@ -142,6 +168,23 @@ class Results:
             f"{say} answered other problems ({key.on}, {key.way}) than {base}: {len(mine)} against "
             f"{len(its)}; {what}"
         )
+
+
+def common_problems(sets: Mapping[str, Sequence[str]]) -> list[str]:
+    """The ids of the smallest set, in its order; all the others have them, and may have more.
+
+    Raises:
+        ValueError: One lacks some; named with it.
+    """
+    smallest = min(sets, key=lambda name: len(sets[name]))
+    for name, ids in sets.items():
+        known = set(ids)
+        if lacking := [problem for problem in sets[smallest] if problem not in known]:
+            raise ValueError(
+                f"{smallest} and {name} are of different problems: of {len(sets[smallest])} of the "
+                f"former, the latter lacks {len(lacking)}, {lacking[:3]} among them"
+            )
+    return list(sets[smallest])
 
 
 def _other_completions(mine: dict[str, Any], its: dict[str, Any]) -> str | None:
@@ -185,13 +228,14 @@ class Numbers:
         """Difference of two shares."""
         return self.difference(self.results.matrix(one, key), self.results.matrix(other, key))
 
-    def between_firsts(
+    def between_ways(
         self, one: str, of: Key, other: str, than: Key, confidence: float = 0.95
     ) -> Estimate:
-        """Difference of two shares on the first problems that both were asked."""
-        a, b = self.results.matrix(one, of), self.results.matrix(other, than)
-        count = min(a.shape[1], b.shape[1])
-        return self.difference(a[:, :count], b[:, :count], confidence)
+        """Difference of two shares on the problems of the smaller set: the larger one has them."""
+        problems = self.results.common((one, of), (other, than))
+        a = self.results.matrix(one, of, problems=problems)
+        b = self.results.matrix(other, than, problems=problems)
+        return self.difference(a, b, confidence)
 
     def gap(self, base: str) -> Estimate:
         """K_gen (Eq. 4) of a base, in nats a token."""

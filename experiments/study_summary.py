@@ -14,8 +14,18 @@ from experiments import files
 from experiments.latency import time_in_turn
 from experiments.study import BASE, Study
 from experiments.study_claims import DRAWN, PRIVILEGED, claims, comparison, decompose
-from experiments.study_results import TEXT, TRUE, Key, Numbers, Results, arm_summaries
+from experiments.study_results import (
+    TEXT,
+    TRUE,
+    Key,
+    Numbers,
+    Results,
+    arm_summaries,
+    common_problems,
+)
 from visual_opsd.models.bagel import checkpoints
+
+PROBLEM_IDS = "problem_ids"
 
 
 def summarise(study: Study) -> dict[str, Any]:
@@ -59,19 +69,28 @@ def measure_speed(study: Study, results: Results) -> dict[str, Any] | None:
     if TRUE not in results.arms or not results.has(BASE, DRAWN):
         return None
     student = study.run(results.arms[TRUE][0])
-    count = study.config.num_timed
 
     def measure() -> dict[str, Any]:
         models = [study.bases[BASE], student.config.folder / "model"]
         base, learnt = (checkpoints.load(folder) for folder in models)
-        problems = study.problems("test")[:count]
-        return time_in_turn((base[0].eval(), base[1]), (learnt[0].eval(), learnt[1]), problems)
+        problems = study.problems("test")[: study.config.num_timed]
+        timed = time_in_turn((base[0].eval(), base[1]), (learnt[0].eval(), learnt[1]), problems)
+        return {PROBLEM_IDS: [problem.problem_id for problem in problems], **timed}
 
     seconds = files.kept(study.folder / "latency.json", measure)
-    asked = {"drawn": results.answers(BASE, DRAWN), "student": results.answers(student.name, TEXT)}
-    count = min(len(seconds["drawn_official"]), *(len(answers) for answers in asked.values()))
-    tokens = {who: [float(p.num_tokens) for p in answers[:count]] for who, answers in asked.items()}
-    seconds = {key: found[:count] for key, found in seconds.items()}
+    answers = {
+        "drawn": results.by_problem(BASE, DRAWN),
+        "student": results.by_problem(student.name, TEXT),
+    }
+    # Before ids were kept beside them, seconds were of the first problems.
+    firsts = list(answers["student"])[: len(seconds["drawn_official"])]
+    timed = seconds.pop(PROBLEM_IDS, firsts)
+    problems = common_problems(
+        {"latency.json": timed, **{who: list(a) for who, a in answers.items()}}
+    )
+    tokens = {who: [float(a[p].num_tokens) for p in problems] for who, a in answers.items()}
+    places = [timed.index(problem) for problem in problems]
+    seconds = {key: [found[place] for place in places] for key, found in seconds.items()}
     return decompose(seconds, tokens, study.config.seed, study.config.num_resamples)
 
 

@@ -170,7 +170,8 @@ class Measurement:
         )
         confidence = answer_confidence([row[classes == answer] for row, classes in rows])
         answers = load_predictions(self.study.predictions(self.name, "test", "text_only"))
-        is_right = torch.tensor([found.is_solved for found in answers[: len(problems)]])
+        is_solved = {answer.problem_id: answer.is_solved for answer in answers}
+        is_right = torch.tensor([is_solved[problem.problem_id] for problem in problems])
         return expected_calibration_error(confidence, is_right)
 
     def _answer(self, on: str, way: Way, problems: Sequence[Problem]) -> list[str]:

@@ -20,7 +20,7 @@ from experiments.side_by_side import Job, run_all
 from experiments.study import BASE, COMPARED, OTHER_BASE, ArmConfig, Study, load_study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
-from experiments.study_results import Results
+from experiments.study_results import TEXT, Key, Numbers, Results
 from experiments.study_summary import summarise
 from visual_opsd.statistics import holm, mcnemar_exact
 
@@ -283,6 +283,38 @@ def test_other_problems_are_refused_by_name(study):
     said = r"blank-1 answered other problems.*lacks \['maze_0'\] and has \['maze_40'\]"
     with pytest.raises(ValueError, match=said):
         Results(study)
+
+
+def test_ways_are_paired_by_problem(study):
+    """The first answers of either way were taken for the same problems."""
+    path = study.predictions(BASE, "dose_blank", "privileged")
+    text = load_predictions(study.predictions(BASE, "test", "text_only"))
+    save_predictions(path, text[30:][::-1])  # those that the base does not solve
+    numbers = Numbers(Results(study))
+    dose = Key("dose_blank", "privileged")
+    assert numbers.between_ways(BASE, dose, BASE, TEXT).as_dict() == {
+        "value": 0,
+        "low": 0,
+        "high": 0,
+    }
+    save_predictions(path, predictions(10, 5, "privileged", offset=35))
+    said = r"dose_blank, privileged\) and base \(test, text_only\) are of different problems: of 10"
+    with pytest.raises(ValueError, match=rf"{said}.* lacks 5, \['maze_40', 'maze_41', 'maze_42'\]"):
+        summarise(study)
+    save_predictions(path, predictions(5, 5, "privileged") * 2)
+    with pytest.raises(ValueError, match=f"{path}: 10 answers to 5 problems"):
+        summarise(study)
+
+
+def test_seconds_and_tokens_are_of_the_same_problems(study):
+    path = study.folder / "latency.json"
+    by_position = summarise(study)["speed_up"]
+    seconds = json.loads(path.read_text())
+    path.write_text(json.dumps({"problem_ids": ["maze_1", "maze_0"], **seconds}))
+    assert summarise(study)["speed_up"]["whole"]["value"] == by_position["whole"]["value"]
+    path.write_text(json.dumps({"problem_ids": ["maze_1", "maze_x"], **seconds}))
+    with pytest.raises(ValueError, match=r"latency.json and drawn .* lacks 1, \['maze_x'\]"):
+        summarise(study)
 
 
 def test_fewer_answers_than_problems_are_refused(study):
