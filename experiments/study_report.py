@@ -160,9 +160,21 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
             f"with the true VTs. Dose: accuracy of the base on {settings.num_dosed} mazes with in "
             "sight what the arm's teacher is shown. CPU-s: of a training, median.",
             table(header, rows),
+            *own_answers_left_out(summary),
             *detectable(summary),
         ]
     )
+
+
+def own_answers_left_out(summary: dict[str, Any]) -> list[str]:
+    """What an arm did not imitate of the base's own answers."""
+    said = []
+    for name, arm in summary["arms"].items():
+        found = [f"{left['num']:,} of {left['of']:,}" for left in arm["left_out_by_seed"] if left]
+        if found:
+            named = " and ".join(dict.fromkeys(found))  # seeds mostly share their answers
+            said.append(f"`{name}` leaves out {named} of the base's own answers: out of form.")
+    return [" ".join(said)] if said else []
 
 
 def detectable(summary: dict[str, Any]) -> list[str]:

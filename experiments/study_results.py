@@ -300,6 +300,8 @@ def _arm(numbers: Numbers, arm: str) -> dict[str, Any]:
         "tokens": numbers.mean(results.matrix(arm, TEXT, lambda p: p.num_tokens)).as_dict(),
         "train_cpu_seconds": float(np.median(seconds)) if seconds else None,
         "seconds_a_sample": float(results.matrix(arm, TEXT, lambda p: p.seconds).mean()),
+        # Not known of what was measured before it was kept.
+        "left_out_by_seed": [record.get("left_out") for record in records],
         "dose": numbers.accuracy(base, dose).as_dict() if results.has(base, dose) else None,
     }
 

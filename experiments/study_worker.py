@@ -34,6 +34,7 @@ from visual_opsd.metrics.calibration import answer_confidence, expected_calibrat
 from visual_opsd.metrics.token_classes import TOKEN_CLASSES
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.rollouts.answering import Way
+from visual_opsd.rollouts.own_answers import read_answers
 from visual_opsd.rollouts.trajectories import show
 from visual_opsd.seeds import row_seed
 
@@ -76,6 +77,7 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         # A run that was stopped knows the seconds of its last session only.
         "cpu_seconds": seconds if len(sessions) == 1 else None,
         "curve": {"steps": curve.steps, "values": curve.values},
+        "left_out": left_out(config),
         "scored": measured.score(is_compared=is_compared),
         "calibration_error": measured.calibration_error() if is_compared else None,
         "gap": measured.gap(),
@@ -92,6 +94,14 @@ def fill_bank(study: Study, run: Run) -> None:
             files.kept(path, lambda: {"file": str(own_answers.collect(config))})
         elif config.method == "visual_opsd" and config.rollout.intervention == "drawn_vt":
             files.kept(path, lambda: {"num_drawn": draw_thoughts.fill(config).num_drawn})
+
+
+def left_out(config: ExperimentConfig) -> dict[str, int] | None:
+    """How many of the base's own answers were out of form and not imitated; None: gold ones."""
+    if config.data.answers == "gold":
+        return None
+    answers = read_answers(build.own_answers_path(config))
+    return {"num": sum(own.answer is None for own in answers), "of": len(answers)}
 
 
 def measure_base(study: Study, name: str) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import TEXT, Key, Numbers, Results
 from experiments.study_summary import summarise
+from experiments.study_worker import left_out
+from visual_opsd.rollouts.own_answers import OwnAnswer, write_answers
 from visual_opsd.statistics import holm, mcnemar_exact
 
 SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "study.max_seeds=2"]
@@ -527,6 +529,24 @@ def test_runs_end_with_a_study_that_is_killed_outright(tmp_path):
     study.kill()
     study.wait()
     FileLock(held).acquire(timeout=20).lock.release()  # free as soon as the run is gone
+
+
+def test_own_answers_left_out_are_counted_in_the_report(study):
+    """Only the log of the run said how many there were."""
+    put(study, "sft-1", "sft", left_out={"num": 96, "of": 8192})
+    summary = summarise(study)
+    assert summary["arms"]["sft"]["left_out_by_seed"] == [{"num": 96, "of": 8192}, None]
+    said = write_report(study, summary).read_text()
+    assert "`sft` leaves out 96 of 8,192 of the base's own answers: out of form." in said
+
+
+def test_what_is_out_of_form_is_counted_where_it_is_kept(tmp_path):
+    study = study_in(tmp_path, f"cache_dir={tmp_path}", arms=["sft", "self_training"])
+    configs = {run.arm: run.config for run in study.runs}
+    answers = [OwnAnswer(index=i, problem_id=str(i), answer="U" if i else None) for i in range(3)]
+    write_answers(build.own_answers_path(configs["self_training"]), answers)
+    assert left_out(configs["self_training"]) == {"num": 1, "of": 3}
+    assert left_out(configs["sft"]) is None
 
 
 def test_crashed_arm_is_listed_and_leaves_the_others_usable(study):
