@@ -312,7 +312,7 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
     shared = study.shared
     return "\n".join(
         [
-            f"- Commit `{summary['commit']}`; {summary['wall_seconds']:,.0f} seconds in all.",
+            f"- {commits_said(summary)}; {summary['wall_seconds']:,.0f} seconds in all.",
             f"- All arms: `experiments/{study.config.experiment}.yaml`, {shared.trainer.max_steps} "
             f"steps of {shared.sequences_a_batch * shared.trainer.accumulate} problems"
             f"{''.join(f', `{change}`' for change in study.config.shared)}.",
@@ -325,6 +325,14 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
             "- Every number: `summary.json`, `arms.csv`, `seeds.csv`; answers: `predictions/`.",
         ]
     )
+
+
+def commits_said(summary: dict[str, Any]) -> str:
+    """The commit, or what was done at each, where a study went on at another."""
+    if len(summary["commits"]) == 1:
+        return f"Commit `{summary['commit']}`"
+    done = (f"`{commit}` ({', '.join(names)})" for commit, names in summary["commits"].items())
+    return f"Commits: {', '.join(done)}"
 
 
 # Figures

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from experiments import files
+from experiments import build, files
 from experiments.latency import time_in_turn
 from experiments.study import BASE, Study
 from experiments.study_claims import DRAWN, PRIVILEGED, claims, comparison, decompose
@@ -56,12 +56,24 @@ def summarise(study: Study) -> dict[str, Any]:
         "max_rescore_error": max(r["gap"]["max_rescore_error"] for r in results.records.values()),
         "settings": asdict(study.config),
         "commit": study.commit,
+        "commits": commits(study, results),
         "wall_seconds": round(study.seconds, 1),
     }
     files.write(study.folder / "summary.json", json.dumps(found, indent=2) + "\n")
     files.write(study.folder / "arms.csv", as_csv(arm_rows(arms)))
     files.write(study.folder / "seeds.csv", as_csv(seed_rows(arms)))
     return found
+
+
+def commits(study: Study, results: Results) -> dict[str, list[str]]:
+    """What was done at each commit; "unknown" is that of results of before it was kept."""
+    done = {study.commit: ["started"]}
+    for name, record in results.records.items():
+        for commit in record.get("trained_at", [] if name in study.bases else ["unknown"]):
+            done.setdefault(commit, []).append(f"trained {name}")
+        done.setdefault(record.get("measured_at", "unknown"), []).append(f"measured {name}")
+    done.setdefault(build.commit(), []).append("summarised")
+    return done
 
 
 def measure_speed(study: Study, results: Results) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from experiments.kl_gap import (
 )
 from experiments.report import read_curve
 from experiments.schema import ExperimentConfig
+from experiments.side_by_side import is_finished
 from experiments.study import COMPARED, Run, Study
 from experiments.train import train
 from experiments.watch import HELD_OUT
@@ -59,6 +60,7 @@ def do(study: Study, name: str) -> Path:
 def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
     """A run from start to numbers."""
     config = run.config
+    trained_at = note_commit(study, run)
     fill_bank(study, run)
     model_folder = train(config)
     last = build.last_checkpoint(config.folder)
@@ -72,6 +74,8 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         "number": run.number,
         "base": run.base,
         "base_digest": json.loads((config.folder / "run.json").read_text())["model_digest"],
+        "trained_at": trained_at,
+        "measured_at": build.commit(),
         "steps": 0 if last is None else int(last.stem.partition("=")[2]),
         "samples_a_step": config.sequences_a_batch * config.trainer.accumulate,
         # A run that was stopped knows the seconds of its last session only.
@@ -82,6 +86,20 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         "calibration_error": measured.calibration_error() if is_compared else None,
         "gap": measured.gap(),
     }
+
+
+def note_commit(study: Study, run: Run) -> list[str]:
+    """The commits that a run was trained at; today's joins them, unless it is trained already."""
+    path, first = study.folder / "commits" / f"{run.name}.json", run.config.folder / "run.json"
+    known: list[str] = []
+    if path.is_file():
+        known = json.loads(path.read_text())
+    elif first.is_file():  # begun before commits were kept
+        known = [json.loads(first.read_text())["commit"]]
+    if not is_finished(run.config):
+        known = list(dict.fromkeys([*known, build.commit()]))
+    files.write(path, json.dumps(known))
+    return known
 
 
 def fill_bank(study: Study, run: Run) -> None:
@@ -116,6 +134,7 @@ def measure_base(study: Study, name: str) -> dict[str, Any]:
     return {
         "base": name,
         "base_digest": build.digest(study.bases[name]),
+        "measured_at": build.commit(),
         "scored": scored,
         "calibration_error": measured.calibration_error(),
         "gap": measured.gap(),

@@ -22,7 +22,8 @@ from experiments.study_claims import cost_of, decompose
 from experiments.study_report import write_report
 from experiments.study_results import TEXT, Key, Numbers, Results
 from experiments.study_summary import summarise
-from experiments.study_worker import left_out
+from experiments.study_worker import left_out, note_commit
+from visual_opsd.models.bagel.checkpoints import WEIGHTS
 from visual_opsd.rollouts.own_answers import OwnAnswer, write_answers
 from visual_opsd.statistics import holm, mcnemar_exact
 
@@ -83,8 +84,9 @@ def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> 
         save_predictions(study.predictions(name, on, way), found)
     record = {"base": base, "base_digest": "abc", "scored": [a[:2] for a in asked]}
     record["gap"] = gap_of(arm)
-    record["calibration_error"] = 0.1
+    record |= {"calibration_error": 0.1, "measured_at": study.commit}
     if name != base:
+        record["trained_at"] = [study.commit]
         record |= {"arm": arm, "number": int(name.rpartition("-")[2]), "steps": 600}
         record |= {"samples_a_step": 32, "cpu_seconds": 300.0}
         record["curve"] = {"steps": [0, 100, 200], "values": [0.6, 0.7, 0.8]}
@@ -547,6 +549,31 @@ def test_what_is_out_of_form_is_counted_where_it_is_kept(tmp_path):
     write_answers(build.own_answers_path(configs["self_training"]), answers)
     assert left_out(configs["self_training"]) == {"num": 1, "of": 3}
     assert left_out(configs["sft"]) is None
+
+
+def test_every_commit_of_a_study_is_named(study):
+    """A study that went on at another commit named the first alone."""
+    summary = summarise(study)
+    assert list(summary["commits"]) == [study.commit]
+    assert f"Commit `{study.commit}`;" in write_report(study, summary).read_text()
+    put(study, "blank-2", "blank", trained_at=[study.commit, "aaa"], measured_at="bbb")
+    summary = summarise(study)
+    assert "trained blank-2" in summary["commits"][study.commit]
+    assert summary["commits"]["aaa"] == ["trained blank-2"]
+    said = write_report(study, summary).read_text()
+    assert "`aaa` (trained blank-2), `bbb` (measured blank-2)" in said
+
+
+def test_a_run_keeps_the_commits_that_it_was_trained_at(study):
+    run, now = study.run("blank-1"), build.commit()
+    run.config.folder.mkdir(parents=True)
+    (run.config.folder / "run.json").write_text(json.dumps({"commit": "first"}))
+    assert note_commit(study, run) == note_commit(study, run) == ["first", now]
+    (study.folder / "commits" / "blank-1.json").write_text(json.dumps(["first"]))
+    weights = run.config.folder / "model" / WEIGHTS
+    weights.parent.mkdir()
+    weights.write_text("")
+    assert note_commit(study, run) == ["first"]  # today it is measured only
 
 
 def test_crashed_arm_is_listed_and_leaves_the_others_usable(study):
