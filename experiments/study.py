@@ -214,6 +214,8 @@ class Study:
     def check(self) -> None:
         """All arms start from one base, on the same data, for as many steps.
 
+        So does a baseline of another method, whose optimiser may be tuned by itself.
+
         Raises:
             ValueError: An arm changes what arms must share; names arm, key and both values.
         """
@@ -224,11 +226,17 @@ class Study:
                 for key, values in differing(first, other).items()
                 if not key.startswith(MAY_DIFFER)
             }
-            if first.optimiser != other.optimiser:
-                changed["optimiser"] = (first.optimiser, other.optimiser)
+            if other.method == self.shared.method and other.optimiser != self.shared.optimiser:
+                changed["optimiser"] = (self.shared.optimiser, other.optimiser)
             if changed:
                 said = "; ".join(f"{key}: {mine} -> {its}" for key, (mine, its) in changed.items())
                 raise ValueError(f"{other.name} is not comparable with {first.name}: {said}")
+
+    def is_untuned(self, arm: str) -> bool:
+        """Whether a method that is not the shared one runs with the shared one's optimiser."""
+        config = next(run.config for run in self.runs if run.arm == arm)
+        is_other = config.method != self.shared.method
+        return is_other and config.optimiser == self.shared.optimiser
 
     # Running
 
@@ -325,14 +333,16 @@ class Study:
 
     @cached_property
     def _arms(self) -> dict[str, ExperimentConfig]:
-        """Every arm's experiment, with one optimiser for all, whatever their method."""
-        loaded = {
-            name: load_experiment(self._path, [*self.config.shared, *arm.changes])
-            for name, arm in self.config.arms.items()
-        }
+        """Every arm's experiment; SFT starts from the shared optimiser, which an arm may change."""
+        prefix = f"{self.shared.method}.optimiser."
+        optimiser = [
+            f"sft.optimiser.{key.removeprefix(prefix)}={value}"
+            for key, value in flat(self.shared).items()
+            if key.startswith(prefix)
+        ]
         return {
-            name: replace(config, sft=replace(config.sft, optimiser=self.shared.optimiser))
-            for name, config in loaded.items()
+            name: load_experiment(self._path, [*self.config.shared, *optimiser, *arm.changes])
+            for name, arm in self.config.arms.items()
         }
 
 

@@ -42,6 +42,7 @@ def write_report(study: Study, summary: dict[str, Any]) -> Path:
         claims_section(summary),
         "## Visual-OPSD against SFT",
         comparison_section(summary),
+        *untuned(study, summary),
         "## Where the speed comes from",
         speed_section(summary),
         "## KL by class of token",
@@ -133,7 +134,7 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
     """The table of arms."""
     rows = [
         [
-            f"`{name}`",
+            f"`{name}`{' (not tuned)' if study.is_untuned(name) else ''}",
             ", ".join(map(str, arm["seeds"])),
             words(estimate(arm["accuracy"]), "share"),
             words(estimate(arm["gain"])),
@@ -160,10 +161,24 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
             f"with the true VTs. Dose: accuracy of the base on {settings.num_dosed} mazes with in "
             "sight what the arm's teacher is shown. CPU-s: of a training, median.",
             table(header, rows),
+            *untuned(study, summary),
             *own_answers_left_out(summary),
             *detectable(summary),
         ]
     )
+
+
+def untuned(study: Study, summary: dict[str, Any]) -> list[str]:
+    """Which baselines might do better by themselves."""
+    names = [f"`{name}`" for name in summary["arms"] if study.is_untuned(name)]
+    if not names:
+        return []
+    rate = study.shared.optimiser.learning_rate
+    return [
+        f"Not tuned: {', '.join(names)} ran with Visual-OPSD's optimiser and its learning rate of "
+        f"{rate:g}, so that another might do better. An arm with a change of "
+        "`sft.optimiser.learning_rate` shows it."
+    ]
 
 
 def own_answers_left_out(summary: dict[str, Any]) -> list[str]:

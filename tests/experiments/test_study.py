@@ -201,6 +201,26 @@ def test_plan_of_the_7b_study_needs_neither_gpu_nor_files(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_sft_is_tuned_by_an_arm_of_its_own(tmp_path):
+    """Its learning rate was overwritten with Visual-OPSD's, and the arm refused."""
+    (line,) = (
+        line
+        for line in ablate_noise.TABLE.read_text().splitlines()
+        if line.startswith("#   sft_slow")
+    )
+    key, _, arm = line.removeprefix("#").strip().partition(": ")
+    study, _ = ablate_noise.read([f"study.arms.{key}={arm}", f"study.output_dir={tmp_path}"])
+    tuned, shared = study.run("sft_slow-1").config.sft.optimiser, study.shared.optimiser
+    assert tuned == replace(shared, learning_rate=3e-4)
+    assert [study.is_untuned(arm) for arm in ("true_vt", "sft", "sft_slow")] == [False, True, False]
+
+
+def test_report_says_that_sft_was_not_tuned(study):
+    said = write_report(study, summarise(study)).read_text()
+    assert "| `sft` (not tuned) |" in said
+    assert said.count("Not tuned: `sft` ran with Visual-OPSD's optimiser") == 2  # table and map
+
+
 def test_folder_of_another_study_is_refused(study):
     other = study_in(study.folder.parent, "study.num_dosed=7")
     with pytest.raises(ValueError, match="another study: num_dosed: 512 -> 7"):
