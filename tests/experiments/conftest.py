@@ -1,6 +1,7 @@
 """A model of few weights that asks for drawings, a few mazes in VSP's layout, and one story."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from datamodules.frozen_lake import MazeSettings, generate
 from experiments.demo import ARMS, NAMES, load_story
 from experiments.report import write_report
 from experiments.story import Story
+from experiments.study import BASE, Study
 from tests import tiny
+from tests.studies import put, study_in
 from visual_opsd.benchmarks.maze_pictures import render
 from visual_opsd.benchmarks.vsp import FOLDER_VARIABLE
 from visual_opsd.contexts import Problem, student_context
@@ -52,6 +55,20 @@ def vsp(tmp_path_factory: pytest.TempPathFactory) -> Path:
             maze = generate(MazeSettings(sizes=(level,)), "test", number)
             render(maze).save(pictures / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Two seeds of every arm, all there."""
+    study = study_in(tmp_path)
+    study.claim()
+    put(study, BASE, BASE)
+    for run in study.runs:
+        put(study, run.name, run.arm)
+    seconds = {"drawn_official": [0.9, 0.9], "drawn_fast": [0.15, 0.15]}
+    seconds |= {"base_text_only": [0.06, 0.06], "student_text_only": [0.06, 0.06]}
+    (study.folder / "latency.json").write_text(json.dumps(seconds))
+    return study
 
 
 @dataclass(frozen=True)
