@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.frozen_lake import Donors, MazeSettings
 from datamodules.mixing import check_tasks, mixed, shares_of
@@ -79,13 +80,16 @@ class ProblemLoader:
         self._groups = [shares_of(source, groups[name], plan.weights) for name in sorted(groups)]
         counts = [sum(share.count for share in shares) for shares in self._groups]
         self._num_batches = sum(count // self._rows for count in counts)
-        named = zip(sorted(groups), counts, strict=True)
-        small = {name: count for name, count in named if 0 < count < self._rows}
+        named = dict(zip(sorted(groups), counts, strict=True))
+        small = {name: count for name, count in named.items() if 0 < count < self._rows}
         if small or not self._num_batches:
             raise ValueError(
                 f"a batch takes {self._rows} problems of one size (batch_size {plan.batch_size} x "
                 f"world_size {plan.world_size}); the bank of {len(source)} has {small}"
             )
+        self.waiting = {name: n % self._rows for name, n in named.items() if n % self._rows}
+        """Group to how many of its problems fill no batch and wait for another pass, which leaves
+        out others."""
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __len__(self) -> int:
@@ -140,7 +144,7 @@ class ProblemLoader:
         batches: list[list[int]] = []
         for shares in self._groups:
             order = mixed(shares, rng)
-            # What does not fill a batch waits for another epoch's order.
+            # What does not fill a batch waits for another epoch's order: ``waiting``.
             num_full = len(order) // self._rows * self._rows
             batches += order[:num_full].reshape(-1, self._rows).tolist()
         return [batches[index] for index in rng.permutation(len(batches))]
@@ -274,8 +278,13 @@ class MazeData(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> ProblemLoader:
-        """The endless stream, from where a checkpoint left it."""
+        """The endless stream, from where a checkpoint left it; what a pass leaves out is said."""
         self._loader = ProblemLoader(self.train, self._plan(), donors=self.donors)
+        if waiting := self._loader.waiting:
+            rank_zero_info(
+                f"{sum(waiting.values())} of {len(self.train)} problems wait for another pass, in "
+                f"each pass others, since they fill no batch of all ranks: {waiting}"
+            )
         if self._state is not None:
             self._loader.load_state_dict(self._state)
             self._state = None
