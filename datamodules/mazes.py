@@ -98,7 +98,10 @@ class ProblemLoader:
 
     def __iter__(self) -> Iterator[ProblemBatch]:
         last = self.position + len(self) - self.position % len(self)
-        for batch in made_ahead(self.batch, range(self.position, last), self.plan.num_workers):
+        ahead = range(self.position, last)
+        for batch, failed in made_ahead(self._made, ahead, self.plan.num_workers):
+            if isinstance(self.source, ThinkMorphRows):
+                self.source.note_failed(failed)
             self.position += 1  # before the yield: what is saved is where to go on
             yield batch
 
@@ -113,6 +116,11 @@ class ProblemLoader:
         """Batch ``position`` of this rank."""
         indices = self.indices(position)
         return _batch(self.source, indices, self.donors)
+
+    def _made(self, position: int) -> tuple[ProblemBatch, dict[int, str]]:
+        """A batch, and the rows that the process which made it knows to be damaged."""
+        batch, source = self.batch(position), self.source
+        return batch, dict(source.failed) if isinstance(source, ThinkMorphRows) else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on, and what the position is worth only with."""
