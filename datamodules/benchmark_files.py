@@ -134,7 +134,7 @@ def _sources(folder: Path, benchmark: Benchmark, dataset: str) -> list[Path]:
     if len(tables) > 1:
         raise ValueError(f"DATA={folder}: {dataset} is there more than once: {tables}")
     shards = sorted({path for glob in benchmark.hub.get(dataset, ()) for path in folder.glob(glob)})
-    own = [folder / benchmark.name] if benchmark.from_folder else []
+    own = [folder / benchmark.name] if benchmark.pictures_in else []
     return tables or shards or [path for path in own if path.is_dir()]
 
 
@@ -162,11 +162,19 @@ def _rows(paths: Sequence[Path], benchmark: Benchmark) -> Iterator[tuple[str, _C
     if paths and paths[0].suffix == ".parquet":
         yield from _hub_rows(paths, benchmark)
     elif paths and paths[0].is_dir():
-        assert benchmark.from_folder is not None
-        for cells in benchmark.from_folder(paths[0]):
-            yield f"{paths[0]}, {cells['index']}", cells
+        yield from _picture_rows(paths[0], benchmark)
     elif paths:
         yield from _tsv_rows(paths[0])
+
+
+def _picture_rows(folder: Path, benchmark: Benchmark) -> Iterator[tuple[str, _Cells]]:
+    assert benchmark.pictures_in is not None
+    assert benchmark.from_picture is not None
+    for path in benchmark.pictures_in(folder):
+        try:
+            yield str(path), benchmark.from_picture(path)
+        except (ValueError, OSError) as error:
+            yield str(path), UnfitRowError("picture that cannot be read", str(error))
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[str, _Cells]]:

@@ -22,17 +22,20 @@ from visual_opsd.benchmarks.visual_search import SEARCH_TASK, SIDES, Search
 Rows = Iterable[dict[str, Any]]
 
 
-def write_nine(folder: Path, num_questions: int, pixels: int = 64) -> list[Path]:
+def write_nine(
+    folder: Path, num_questions: int, pixels: int = 64, difficulty: float = 0.5, seed: int = 0
+) -> list[Path]:
     """A TSV for each data set, ``num_questions`` each (pairs and rotations count as one)."""
     search, jigsaw, chart = (
-        TwinSettings(task=task, pixels=pixels) for task in (SEARCH_TASK, JIGSAW_TASK, CHART_TASK)
+        TwinSettings(task=task, pixels=pixels, difficulty=difficulty, seed=seed)
+        for task in (SEARCH_TASK, JIGSAW_TASK, CHART_TASK)
     )
     corners = replace(jigsaw, forms=(MISSING_CORNER,))
     sides = replace(search, forms=tuple(SIDES))
     beside = replace(search, forms=("left_right",))
     assembled = replace(jigsaw, forms=LAYOUTS)
     tables: dict[str, Rows] = {
-        "VSP_maze_task_main_original": mazes(),
+        "VSP_maze_task_main_original": mazes(seed),
         "VisPuzzle": plain(assembled),
         "ChartQA_h_bar": bars(chart, "h_bar"),
         "ChartQA_v_bar": bars(chart, "v_bar"),
@@ -42,7 +45,7 @@ def write_nine(folder: Path, num_questions: int, pixels: int = 64) -> list[Path]
         "SAT_circular": circular(sides),
         "BLINK": in_turn({"Jigsaw": corners, "Spatial_Relation": sides, "Object": search}),
         "CV-Bench-2D": with_prompts(in_turn({"Relation": sides, "Attribute": search}), "2D"),
-        "CV-Bench-3D": with_prompts(plain(replace(sides, seed=1)), "3D"),
+        "CV-Bench-3D": with_prompts(plain(replace(sides, seed=seed + 1)), "3D"),
     }
     per_question = {"MMVP": 2, "SAT_circular": 2}
     paths = []
@@ -52,9 +55,9 @@ def write_nine(folder: Path, num_questions: int, pixels: int = 64) -> list[Path]
     return paths
 
 
-def mazes() -> Iterator[dict[str, Any]]:
+def mazes(seed: int = 0) -> Iterator[dict[str, Any]]:
     """Held-out mazes of sizes 3 to 6, at 64 px a cell."""
-    settings = MazeSettings(sizes=(3, 4, 5, 6))
+    settings = MazeSettings(sizes=(3, 4, 5, 6), seed=seed)
     return (maze_tsv_row(index, generate(settings, "test", index)) for index in count())
 
 

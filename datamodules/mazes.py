@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.frozen_lake import Donors, MazeSettings
 from datamodules.mixing import check_tasks, mixed, shares_of
@@ -79,13 +80,16 @@ class ProblemLoader:
         self._groups = [shares_of(source, groups[name], plan.weights) for name in sorted(groups)]
         counts = [sum(share.count for share in shares) for shares in self._groups]
         self._num_batches = sum(count // self._rows for count in counts)
-        named = zip(sorted(groups), counts, strict=True)
-        small = {name: count for name, count in named if 0 < count < self._rows}
+        named = dict(zip(sorted(groups), counts, strict=True))
+        small = {name: count for name, count in named.items() if 0 < count < self._rows}
         if small or not self._num_batches:
             raise ValueError(
                 f"a batch takes {self._rows} problems of one size (batch_size {plan.batch_size} x "
                 f"world_size {plan.world_size}); the bank of {len(source)} has {small}"
             )
+        self.waiting = {name: n % self._rows for name, n in named.items() if n % self._rows}
+        """Group to how many of its problems fill no batch and wait for another pass, which leaves
+        out others."""
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __len__(self) -> int:
@@ -94,7 +98,10 @@ class ProblemLoader:
 
     def __iter__(self) -> Iterator[ProblemBatch]:
         last = self.position + len(self) - self.position % len(self)
-        for batch in made_ahead(self.batch, range(self.position, last), self.plan.num_workers):
+        ahead = range(self.position, last)
+        for batch, failed in made_ahead(self._made, ahead, self.plan.num_workers):
+            if isinstance(self.source, ThinkMorphRows):
+                self.source.note_failed(failed)
             self.position += 1  # before the yield: what is saved is where to go on
             yield batch
 
@@ -109,6 +116,11 @@ class ProblemLoader:
         """Batch ``position`` of this rank."""
         indices = self.indices(position)
         return _batch(self.source, indices, self.donors)
+
+    def _made(self, position: int) -> tuple[ProblemBatch, dict[int, str]]:
+        """A batch, and the rows that the process which made it knows to be damaged."""
+        batch, source = self.batch(position), self.source
+        return batch, dict(source.failed) if isinstance(source, ThinkMorphRows) else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on, and what the position is worth only with."""
@@ -140,7 +152,7 @@ class ProblemLoader:
         batches: list[list[int]] = []
         for shares in self._groups:
             order = mixed(shares, rng)
-            # What does not fill a batch waits for another epoch's order.
+            # What does not fill a batch waits for another epoch's order: ``waiting``.
             num_full = len(order) // self._rows * self._rows
             batches += order[:num_full].reshape(-1, self._rows).tolist()
         return [batches[index] for index in rng.permutation(len(batches))]
@@ -274,8 +286,13 @@ class MazeData(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> ProblemLoader:
-        """The endless stream, from where a checkpoint left it."""
+        """The endless stream, from where a checkpoint left it; what a pass leaves out is said."""
         self._loader = ProblemLoader(self.train, self._plan(), donors=self.donors)
+        if waiting := self._loader.waiting:
+            rank_zero_info(
+                f"{sum(waiting.values())} of {len(self.train)} problems wait for another pass, in "
+                f"each pass others, since they fill no batch of all ranks: {waiting}"
+            )
         if self._state is not None:
             self._loader.load_state_dict(self._state)
             self._state = None

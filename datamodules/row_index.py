@@ -19,6 +19,7 @@ from datamodules.columns import (
     PROBLEM_IMAGE,
     QUESTION,
     TASK,
+    TEXT_ONLY_THOUGHT,
     TEXT_THOUGHT,
     VISUAL_THOUGHT,
 )
@@ -32,7 +33,7 @@ Tolerated = Literal["nothing", "rows", "files"]
 (the default); or whole files too."""
 UNREADABLE_FILE = "unreadable file"
 
-_FORMAT = 1  # of the index file
+_FORMAT = 2  # of the index file, and of the rules by which rows are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ def kept_index(
 
 def unusable(values: Row) -> str | None:
     """Why a row is left out, or None; by the official reader's filter and a picture to teach by."""
+    if reason := _of_another_type(values):
+        return reason
     for column in (QUESTION, ANSWER):
         if not (values[column] or "").strip():
             return f"no {column}"
@@ -178,13 +181,27 @@ def drawn_columns(values: Row) -> list[str]:
 def picture_bytes(values: Row, column: str) -> bytes | None:
     """What a cell holds of a picture."""
     image = values.get(column)
-    return image["bytes"] if image else None
+    return image.get("bytes") if image else None
 
 
 def picture_size(values: Row, column: str) -> tuple[int, int]:
     """Width and height by the header."""
     with PILImage.open(io.BytesIO(picture_bytes(values, column) or b"")) as picture:
         return picture.size
+
+
+def _of_another_type(values: Row) -> str | None:
+    """The first cell that is no text where one is wanted, or no picture as ``datasets`` has it."""
+    thoughts = [TEXT_THOUGHT.format(number) for number in range(MAX_THOUGHTS)]
+    for column in (PID, QUESTION, ANSWER, TASK, TEXT_ONLY_THOUGHT, *thoughts):
+        if not isinstance(values.get(column), str | None):
+            return f"{column} that is no text"
+    drawings = [VISUAL_THOUGHT.format(number) for number in range(MAX_THOUGHTS)]
+    for column in (PROBLEM_IMAGE, *drawings):
+        cell = values.get(column) or {}
+        if not isinstance(cell, dict) or not isinstance(cell.get("bytes"), bytes | None):
+            return f"{column} that is no picture"
+    return None
 
 
 def _shape(values: Row) -> str:

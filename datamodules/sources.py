@@ -1,11 +1,13 @@
 """Banks of problems, asked by number: mazes made here, rows of ThinkMorph's files."""
 
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from datamodules.frozen_lake import (
     Donors,
@@ -115,20 +117,30 @@ class ThinkMorphRows:
         Raises:
             ValueError: That is not tolerated, or there is no other row.
         """
+        tried: set[int] = set()
         while True:
             try:
                 return self.rows[index]
             except ValueError as error:
-                self.failed[index] = str(error)
-                following = self._following(index)
-                if self.rows.tolerated == "nothing" or following in self.failed:
+                tried.add(index)
+                self.note_failed({index: str(error)})
+                index = self._following(index)
+                if self.rows.tolerated == "nothing" or index in tried:
                     raise
+
+    def note_failed(self, failed: Mapping[int, str]) -> None:
+        """Count rows that proved to be damaged, here or in a worker process, and say each once."""
+        for index, why in failed.items():
+            if index in self.failed:
+                continue
+            self.failed[index] = why
+            # A worker does not know of the others: the process that asked for the batch speaks.
+            if self.rows.tolerated != "nothing" and get_worker_info() is None:
                 warnings.warn(
-                    f"{error}; row {following} of the same kind is taken in its place "
+                    f"{why}; the next row of the same kind is taken in its place "
                     f"({len(self.failed)} so far)",
                     stacklevel=2,
                 )
-                index = following
 
     def donor(self, index: int, kind: Donors = "same") -> Problem:
         """Another row, or this one with a wrong path if it is a maze."""

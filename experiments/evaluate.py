@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules import benchmark_files
+from datamodules.benchmark_files import BadInput
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import ThinkMorphFolder
 from experiments import benchmark_run, build, command, files
@@ -74,6 +75,9 @@ class EvaluateConfig:
     split: Literal["test", "hard"] = "test"
     seed: int = 0
     """Of sampling and drawing."""
+    on_bad_input: BadInput = "go_on"
+    """Whether rows of parquet files and pictures of VSP that cannot be used are left out, named
+    and counted, or end the run."""
     out: str | None = None
     """Where results go; None: runs/evaluate/<model>-<digest>, with the data's name if given."""
 
@@ -155,25 +159,25 @@ def maze_sets(config: EvaluateConfig) -> list[MazeSet]:
         ValueError: No such folder, none of the known layouts, or a row that is no maze; named.
     """
     if config.data:
-        return [read_folder(Path(config.data), config.num_problems)]
+        return [read_folder(Path(config.data), config.num_problems, config.on_bad_input)]
     settings = MazeSettings(sizes=tuple(config.sizes))
     problems = build.held_out(settings, config.split, config.num_problems)
     sets = [MazeSet(name="held_out", title=f"Held-out mazes ({config.split})", problems=problems)]
     vsp = vsp_folder()
     if vsp is not None:
-        sets.append(_vsp(vsp, config.num_problems))
+        sets.append(_vsp(vsp, config.num_problems, config.on_bad_input))
     return sets
 
 
-def read_folder(folder: Path, num_problems: int) -> MazeSet:
+def read_folder(folder: Path, num_problems: int, on_bad_input: BadInput = "go_on") -> MazeSet:
     """A data folder by its layout."""
     if not folder.is_dir():
         raise ValueError(f"DATA={folder}: no such folder; expected {_LAYOUTS}")
     if any(folder.glob("level*/img")):
-        return _vsp(folder, num_problems)
+        return _vsp(folder, num_problems, on_bad_input)
     if not any(folder.rglob("*.parquet")):
         raise ValueError(f"DATA={folder}: neither layout is there; expected {_LAYOUTS}")
-    rows = ThinkMorphFolder(folder)
+    rows = ThinkMorphFolder(folder, tolerated="nothing" if on_bad_input == "stop" else "rows")
     problems = []
     for index in range(min(len(rows), num_problems)):
         problem = rows[index]
@@ -196,10 +200,11 @@ def read_folder(folder: Path, num_problems: int) -> MazeSet:
     )
 
 
-def _vsp(folder: Path, num_problems: int) -> MazeSet:
+def _vsp(folder: Path, num_problems: int, on_bad_input: BadInput) -> MazeSet:
     """Level after level in turn, so that the first few are of every level."""
     by_level: dict[str, list[Problem]] = {}
-    for problem in vsp_problems(folder):
+    left_out: list[str] = []
+    for problem in vsp_problems(folder, left_out.append if on_bad_input == "go_on" else None):
         by_level.setdefault(problem.category, []).append(problem)
     in_turn = [p for turn in zip_longest(*by_level.values()) for p in turn if p is not None]
     return MazeSet(
@@ -207,7 +212,8 @@ def _vsp(folder: Path, num_problems: int) -> MazeSet:
         title="Real VSP mazes",
         problems=[with_true_thought(problem) for problem in in_turn[:num_problems]],
         note="VSP has no visual thoughts: privileged is given one that is rendered here, the "
-        "canonical shortest path of the maze as read from its picture.",
+        "canonical shortest path of the maze as read from its picture."
+        + (f" {len(left_out)} pictures left out ({'; '.join(left_out)})." if left_out else ""),
     )
 
 

@@ -8,6 +8,7 @@ audits a control. Writes ``table.md``, ``leaks.json`` and a row a problem, ``pro
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -236,7 +237,7 @@ def overlaps(config: LeakAuditConfig, problems: Sequence[Problem]) -> dict[str, 
     sets = {"audited": list(problems)}
     vsp = vsp_folder()
     if vsp is not None:
-        sets["vsp"] = vsp_problems(vsp)
+        sets["vsp"] = vsp_problems(vsp, warnings.warn)
     distances = hash_distances(problems, problems)
     distances[range(len(problems)), range(len(problems))] = 64
     false_alarms = int((distances.min(axis=1) <= config.max_distance).sum())

@@ -2,8 +2,9 @@
 
 ``python -m experiments.make_twins [--to data/twins] [--num 1000] [--pixels 64] [--difficulty 0.5]``
 
-``train/`` is read as any ThinkMorph folder (``data.source=data/twins/train``), ``test/*.tsv`` as
-VLMEvalKit's benchmarks; ``leaks.json`` says what guessing and looking without thinking are worth.
+``train/`` is read as any ThinkMorph folder (``data.source=data/twins/train``). ``test/`` holds
+held-out ones as the files of the nine benchmarks, which ``make evaluate DATA=data/twins/test``
+scores. ``leaks.json`` says what guessing and looking without thinking are worth.
 """
 
 import argparse
@@ -12,13 +13,13 @@ from pathlib import Path
 
 from rich.progress import track
 
-from datamodules.frozen_lake import MazeSettings, generate, overlap_report
+from datamodules.benchmark_twins import write_nine
+from datamodules.frozen_lake import MazeSettings, overlap_report
 from datamodules.leaks import leak_report
 from datamodules.splits import Split
 from datamodules.thinkmorph import write_mazes
-from datamodules.twin_files import maze_tsv_row, twin_tsv_row, write_tsv, write_twins
-from datamodules.twins import FORMS, MISSING_CORNER, TWIN_TASKS, TwinSettings, generate_twin
-from visual_opsd.benchmarks.jigsaw import JIGSAW_TASK
+from datamodules.twin_files import write_twins
+from datamodules.twins import TWIN_TASKS, TwinSettings
 from visual_opsd.benchmarks.mazes import NAVIGATION_TASK
 
 MAX_REPORTED = 300
@@ -26,12 +27,11 @@ MAX_REPORTED = 300
 
 
 def make(to: Path, num: int, pixels: int, difficulty: float, seed: int) -> None:
-    """``num`` problems a task for training, a tenth of them as a test, and the leak report."""
+    """``num`` problems a task for training, a tenth of them a benchmark, and the leak report."""
     num_test = max(num // 10, 10)
     mazes = MazeSettings(seed=seed)
     write_mazes(to / "train", mazes, "train", num)
-    found = [generate(mazes, "test", index) for index in range(num_test)]
-    write_tsv(to / "test" / f"{NAVIGATION_TASK}.tsv", map(maze_tsv_row, range(num_test), found))
+    write_nine(to / "test", num_test, pixels, difficulty, seed)
     counts: dict[Split, int] = {
         "train": min(num, MAX_REPORTED),
         "test": min(num_test, MAX_REPORTED),
@@ -40,12 +40,6 @@ def make(to: Path, num: int, pixels: int, difficulty: float, seed: int) -> None:
     for task in track(TWIN_TASKS, description="writing"):
         settings = TwinSettings(task=task, pixels=pixels, difficulty=difficulty, seed=seed)
         write_twins(to / "train", settings, "train", num)
-        forms = (*FORMS[task], *([MISSING_CORNER] if task == JIGSAW_TASK else []))
-        asked = TwinSettings(
-            task=task, pixels=pixels, difficulty=difficulty, seed=seed, forms=forms
-        )
-        twins = [generate_twin(asked, "test", index) for index in range(num_test)]
-        write_tsv(to / "test" / f"{task}.tsv", map(twin_tsv_row, range(num_test), twins))
         leaks[task] = leak_report(settings, counts)
     (to / "leaks.json").write_text(json.dumps(leaks, indent=2) + "\n", encoding="utf-8")
 
@@ -65,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         make(chosen.to, chosen.num, chosen.pixels, chosen.difficulty, chosen.seed)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
+    print(f"make evaluate DATA={chosen.to}/test SET=paper_rows=false scores the held-out ones")
     print(f"{chosen.to}/train, {chosen.to}/test, {chosen.to}/leaks.json")
 
 

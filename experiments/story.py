@@ -6,6 +6,7 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -103,7 +104,7 @@ class Story:
     def vsp(self) -> list[Problem]:
         """The real mazes; empty where there are none on this machine."""
         folder = vsp_folder()
-        return vsp_problems(folder) if folder else []
+        return vsp_problems(folder, warnings.warn) if folder else []
 
     def model(self, name: str) -> tuple[Any, Any]:
         """The base or an arm's student, with its tokenizer; loaded once."""

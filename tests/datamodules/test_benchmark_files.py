@@ -230,6 +230,15 @@ def test_vsp_is_read_from_its_own_folders_too(tmp_path):
     (item,) = read(tmp_path, NINE["VSP"]).items
     assert item.index == "level3_7"
     assert maze_of_item(item) == maze
+    (pictures / "8.png").write_bytes(png()[:80])
+    PILImage.new("RGB", (100, 100)).save(pictures / "9.png")
+    found = read(tmp_path, NINE["VSP"])
+    assert [each.index for each in found.items] == ["level3_7"]
+    ((reason, said),) = found.left_out.items()
+    assert reason == "picture that cannot be read"
+    assert ["8.png: " in said[0], "9.png: " in said[1]] == [True, True]
+    with pytest.raises(ValueError, match=r"level3/img/8\.png: picture that cannot be read"):
+        read(tmp_path, NINE["VSP"], on_bad_input="stop")
 
 
 def test_a_row_of_more_cells_than_columns_is_left_out(tmp_path):

@@ -1,3 +1,5 @@
+import logging
+
 import lightning as L
 import pytest
 import torch
@@ -160,6 +162,21 @@ def test_parquet_rows_feed_the_same_stream(tmp_path):
             for a, b in zip(ours.problems, theirs.problems, strict=True)
         )
         assert all(a is not b for a, b in zip(ours.donors, ours.problems, strict=True))
+
+
+def test_what_fills_no_batch_is_counted_said_and_shown_in_another_pass(caplog):
+    """Rows were left out of every pass without a word."""
+    bank = GeneratedMazes(SETTINGS, "train", 22)  # 11 of each size
+    with caplog.at_level(logging.INFO):
+        loader = MazeData(bank, batch_size=4).train_dataloader()
+    assert loader.waiting == {"size_3": 3, "size_4": 3}
+    assert "6 of 22 problems wait for another pass" in caplog.text
+    passes = [{name for batch in loader for name in _ids(batch)} for _ in range(12)]
+    assert {len(names) for names in passes} == {22 - 6}
+    assert len(set.union(*passes)) == 22
+    caplog.clear()
+    assert MazeData(BANK, batch_size=4).train_dataloader().waiting == {}
+    assert not caplog.text
 
 
 def test_validation_sees_everything_once_in_the_same_order():

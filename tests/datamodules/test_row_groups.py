@@ -142,6 +142,27 @@ def test_a_picture_damaged_inside_is_replaced_named_and_counted_when_it_is_met(t
         ThinkMorphRows(tmp_path, tolerated="nothing").problem(1)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_damaged_rows_are_counted_and_said_once_whoever_met_them(tmp_path, num_workers):
+    """What a worker process had counted was never heard of."""
+    data = _damaged_inside(_row(1)["problem_image_0"]["bytes"])
+    rows = [_row(index) for index in range(4)]
+    for index in (1, 2):  # side by side: the one after both is taken, met in whatever order
+        rows[index]["problem_image_0"] = _picture(data)
+    write_rows(tmp_path / "train-0.parquet", rows)
+    source = ThinkMorphRows(tmp_path)
+    plan = BatchPlan(batch_size=1, num_workers=num_workers)
+    loader = ProblemLoader(source, plan, donors=None)
+    with pytest.warns(UserWarning, match="so far") as said:
+        seen = [batch.problems[0].problem_id for _ in range(2) for batch in loader]
+    assert Counter(seen) == {rows[0]["pid"]: 2, rows[3]["pid"]: 6}
+    assert sorted(source.failed) == [1, 2]
+    assert sorted(str(each.message)[-len("(1 so far)") :] for each in said) == [
+        "(1 so far)",
+        "(2 so far)",
+    ]
+
+
 def test_the_index_is_made_once_and_anew_when_a_file_changes(tmp_path):
     data, kept = tmp_path / "data", tmp_path / "kept"
     (path,) = write_mazes(data, SETTINGS, "train", 5)

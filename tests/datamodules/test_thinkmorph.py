@@ -113,6 +113,27 @@ def test_rows_that_cannot_be_used_are_counted_and_named(tmp_path):
     assert folder[1].problem_id == rows[7]["pid"]
 
 
+@pytest.mark.parametrize(
+    ("column", "cell", "reason"),
+    [
+        ("answer", 42, "answer that is no text"),
+        ("pid", 7, "pid that is no text"),
+        ("resoning_thought_1", ["a", "list"], "resoning_thought_1 that is no text"),
+        ("problem_image_0", b"bare bytes", "problem_image_0 that is no picture"),
+        ("reasoning_image_0", {"bytes": "base64"}, "reasoning_image_0 that is no picture"),
+        ("reasoning_image_0", {"path": "lost.png"}, "no visual thought"),
+    ],
+)
+def test_a_cell_of_another_type_is_a_row_left_out(tmp_path, column, cell, reason):
+    """A number for an answer ended the run with an AttributeError that named no file."""
+    good, bad = _write(tmp_path, [_row(0)]), tmp_path / "train-bad.parquet"
+    row = _row(1, **{column: cell})
+    pq.write_table(pa.Table.from_pylist([row]), bad)  # a column of another type, as people have
+    index = ThinkMorphFolder(tmp_path).index
+    assert [row.path for row in index.rows] == [good]
+    assert index.left_out == {reason: (f"{bad}:0 ({row['pid']})",)}
+
+
 def test_a_picture_that_breaks_off_is_left_out_before_training(tmp_path):
     data = _row(1)["reasoning_image_0"]["bytes"]
     cut = {"bytes": data[: len(data) // 2], "path": None}

@@ -1,6 +1,7 @@
 """One command scores a checkpoint in three ways, once, and says what is wrong with its input."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -94,6 +95,17 @@ def test_rendered_thought_is_a_shortest_path(vsp):
 def test_first_few_of_vsp_are_of_every_level(vsp):
     found = read_folder(vsp, num_problems=2)
     assert [problem.category for problem in found.problems] == ["level_3", "level_4"]
+
+
+def test_a_picture_of_vsp_that_cannot_be_read_is_in_the_note_or_ends_the_run(vsp, tmp_path):
+    folder = shutil.copytree(vsp, tmp_path / "vsp")
+    (folder / "level3" / "img" / "99.png").write_bytes(b"no picture")
+    found = read_folder(folder, num_problems=100)
+    assert len(found.problems) == len(read_folder(vsp, num_problems=100).problems)
+    assert "1 pictures left out" in found.note
+    assert "99.png: no picture of a maze" in found.note
+    with pytest.raises(ValueError, match=r"99\.png: no picture of a maze"):
+        read_folder(folder, num_problems=100, on_bad_input="stop")
 
 
 def test_reads_thinkmorph_rows_and_counts_those_left_out(tmp_path):

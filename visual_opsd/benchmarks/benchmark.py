@@ -134,8 +134,10 @@ class Benchmark:
     """Data set to where the hub's parquet files lie below a data folder, as glob patterns."""
     from_hub: Callable[[Mapping[str, Any], int], Iterable[dict[str, Any]]] | None = None
     """A row of those, and its number, as rows with the columns of the TSV; pictures as bytes."""
-    from_folder: Callable[[Path], Iterable[dict[str, Any]]] | None = None
-    """The same from a layout of the benchmark's own, a folder of its name."""
+    pictures_in: Callable[[Path], Iterable[Path]] | None = None
+    """The pictures of a layout of the benchmark's own, in a folder of its name."""
+    from_picture: Callable[[Path], dict[str, Any]] | None = None
+    """One of those as a row with the columns of the TSV; a ValueError where it is unfit."""
     check: Callable[[Item], None] = check_choice
     """Says by a ValueError what makes an item unfit."""
     category: Callable[[Item], str] = lambda item: item.columns.get("category", "")

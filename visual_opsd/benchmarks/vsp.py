@@ -6,10 +6,8 @@ become problems; the words check the reading. Test data: never train on it, neve
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, reduce_picture
 from visual_opsd.benchmarks.mazes import (
@@ -20,6 +18,7 @@ from visual_opsd.benchmarks.mazes import (
     Maze,
 )
 from visual_opsd.contexts import Image, Problem
+from visual_opsd.models.bagel.preprocessing import open_picture
 
 FOLDER_VARIABLE = "VISUAL_OPSD_VSP"
 _DEFAULT_FOLDER = Path(__file__).resolve().parents[3] / "shared" / "vsp"
@@ -49,13 +48,29 @@ def vsp_pictures(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (_level(path), int(path.stem)))
 
 
-def vsp_problems(folder: Path) -> list[Problem]:
+def vsp_problems(folder: Path, leave_out: Callable[[str], object] | None = None) -> list[Problem]:
     """The test mazes as problems without visual thoughts; the category is ``level_N``.
 
+    Args:
+        folder: Of VSP's repository.
+        leave_out: Told of every picture that cannot be read, which is then left out; without it
+            the first one is an error.
+
     Raises:
-        ValueError: The folder is missing or empty, or a picture cannot be read; it is named.
+        ValueError: The folder is missing or empty, no picture can be read, or one cannot be read
+            and is not to be left out; it is named.
     """
-    return [_problem(path) for path in vsp_pictures(folder)]
+    problems = []
+    for path in vsp_pictures(folder):
+        try:
+            problems.append(_problem(path))
+        except ValueError as error:
+            if leave_out is None:
+                raise
+            leave_out(str(error))
+    if not problems:
+        raise ValueError(f"no VSP picture below {folder} can be read")
+    return problems
 
 
 def maze_of(problem: Problem) -> Maze:
@@ -85,11 +100,10 @@ def maze_from_text(text: str) -> Maze:
 
 def _problem(path: Path) -> Problem:
     try:
-        with PILImage.open(path) as picture:
-            pixels = reduce_picture(picture)
+        pixels = reduce_picture(open_picture(path.read_bytes()))
         maze = read_maze_pixels(pixels)
         answer = ",".join(maze.shortest_path())
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no picture of a maze: {error}") from error
     return Problem(
         problem_id=f"vsp_level{_level(path)}_{path.stem}",

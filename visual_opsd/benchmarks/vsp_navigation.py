@@ -1,7 +1,6 @@
 """VSP as a column of the table: the moves of a completion are walked through the row's maze."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +54,17 @@ def check_maze(item: Item) -> None:
     maze_of_item(item).shortest_path()
 
 
-def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
-    """The layout of VSP's own repository; the maze is read from its picture."""
-    for path in vsp_pictures(folder):
-        maze = read_maze(open_picture(path))
-        yield {
-            "index": f"{path.parent.parent.name}_{path.stem}",
-            "image": [path.read_bytes()],
-            "question": NAVIGATION_QUESTION,
-            "answer": ",".join(maze.shortest_path()),
-            MAZE_COLUMN: str([*maze.rows]).replace(",", ""),
-        }
+def _from_picture(path: Path) -> dict[str, Any]:
+    """A picture of VSP's own repository, with the maze that is read from it."""
+    data = path.read_bytes()
+    maze = read_maze(open_picture(data))
+    return {
+        "index": f"{path.parent.parent.name}_{path.stem}",
+        "image": [data],
+        "question": NAVIGATION_QUESTION,
+        "answer": ",".join(maze.shortest_path()),
+        MAZE_COLUMN: str([*maze.rows]).replace(",", ""),
+    }
 
 
 def _shortest(item: Item) -> str:
@@ -76,7 +75,8 @@ def _shortest(item: Item) -> str:
 VSP = Benchmark(
     name="VSP",
     files={"VSP_maze_task_main_original": "d52eb0fa"},
-    from_folder=_from_folder,
+    pictures_in=vsp_pictures,
+    from_picture=_from_picture,
     check=check_maze,
     category=lambda item: f"level_{maze_of_item(item).size}",
     prompt=bare_prompt,

@@ -107,6 +107,21 @@ def test_a_missing_folder_and_an_unreadable_picture_are_named(tmp_path):
         vsp_problems(tmp_path)
 
 
+def test_an_unreadable_picture_is_left_out_by_name_where_somebody_listens(tmp_path):
+    """One broken PNG among hundreds ended the whole read."""
+    pictures = tmp_path / "level3" / "img"
+    pictures.mkdir(parents=True)
+    (pictures / "0.png").write_bytes(b"no picture")
+    left_out = []
+    with pytest.raises(ValueError, match=r"no VSP picture below .* can be read"):
+        vsp_problems(tmp_path, left_out.append)
+    render(Maze(("SFH", "FFF", "HFG"))).save(pictures / "1.png")
+    (problem,) = vsp_problems(tmp_path, left_out.append)
+    assert problem.problem_id == "vsp_level3_1"
+    assert len(left_out) == 2
+    assert all("level3/img/0.png: no picture of a maze" in said for said in left_out)
+
+
 def test_the_folder_is_found_by_its_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("VISUAL_OPSD_VSP", str(tmp_path))
     assert vsp_folder() == tmp_path
