@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image as PILImage
 
 from experiments.answer import ask
-from experiments.evaluation import FAST_DRAWING
+from experiments.evaluation import FAST_DRAWING, answered
 from experiments.exhibits import SEED
 from experiments.looking import draw_pictures, open_model
-from visual_opsd.benchmarks.answers import extract_answer, parse_moves, score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, render
 from visual_opsd.benchmarks.mazes import NAVIGATION_TASK
 from visual_opsd.contexts import Image, Problem
@@ -71,13 +70,8 @@ def picture_of(problem: Problem) -> PILImage.Image:
 
 
 def verdict(problem: Problem, text: str) -> str:
-    """What a text answers, and whether that is right; a maze's path is walked."""
-    found = extract_answer(text).value
-    if problem.task == NAVIGATION_TASK:
-        is_right = score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
-        found = ",".join(parse_moves(found or "") or ()) or found
-    else:
-        is_right = found is not None and found.strip().casefold() == problem.answer.casefold()
+    """What a text answers, and whether that is right."""
+    found, is_right = answered(problem, text)
     return f"{found or 'no answer'} ({'right' if is_right else 'wrong'})"
 
 

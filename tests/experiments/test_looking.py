@@ -1,5 +1,7 @@
 """What notebooks show live is what the method scores, and what is missing is said."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -72,3 +74,6 @@ def test_a_path_is_walked_to_judge_it(problems):
     assert drawings.verdict(problem, right) == f"{problem.answer} (right)"
     assert drawings.verdict(problem, "who knows") == "who knows (wrong)"
     assert drawings.verdict(problem, "") == "no answer (wrong)"
+    puzzle = replace(problem, task="Jigsaw_Assembly", answer="B")
+    assert drawings.verdict(puzzle, "<answer>b</answer>") == "b (right)"
+    assert drawings.verdict(puzzle, right).endswith("(wrong)")
