@@ -21,6 +21,9 @@ from visual_opsd.models.bagel.preprocessing import to_picture
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.interleaved import Interleaving, Reasoning
 
+WHO_DRAWS = "A base draws: MODEL names one, such as experiments/bases/tiny (make pretrain-tiny)"
+"""What to do where a model did not; a student that learnt to answer in text seldom does."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watched:
@@ -115,17 +118,25 @@ def seen(
 ) -> str:
     """The last words on drawings: some problems answered drawn (fast protocol) and in text."""
     found: dict[str, list[tuple[bool, float]]] = {"drawing first": [], student[1]: []}
+    missing: list[str] = []
     for problem in problems:
-        drawn = watch(model, tokenizer, problem, FAST_DRAWING, max_tokens).reasoning
-        alone = answer_in_text(student[0], tokenizer, problem, max_tokens)
-        for who, reasoning in zip(found, (drawn, alone), strict=True):
-            is_right = verdict(problem, reasoning.texts[-1]).endswith("(right)")
+        answers = {student[1]: answer_in_text(student[0], tokenizer, problem, max_tokens)}
+        try:
+            watched = watch(model, tokenizer, problem, FAST_DRAWING, max_tokens)
+            answers["drawing first"] = watched.reasoning
+        except ValueError as error:
+            missing.append(str(error))
+        for who, reasoning in answers.items():
+            is_right = answered(problem, reasoning.texts[-1])[1]
             found[who].append((is_right, reasoning.seconds))
     said = [
         f"{who}: {sum(right for right, _ in rows)} of {len(rows)} right, "
         f"{1000 * median(seconds for _, seconds in rows):.0f} ms in the median"
         for who, rows in found.items()
+        if rows
     ]
+    if missing:
+        said.append(f"{len(missing)} not drawn, the first because {missing[0]}. {WHO_DRAWS}")
     return (
         "; ".join(said)
         + ". So few problems say nothing of accuracy: that is in the controls' notebook."
