@@ -27,15 +27,13 @@ from experiments.attending import (
     shares,
     teachers_view,
 )
-from experiments.evaluation import FAST_DRAWING, GREEDY
+from experiments.evaluation import FAST_DRAWING, GREEDY, answered
 from experiments.figures import save_figure
 from experiments.files import write
 from experiments.looking import open_model, open_problems
 from experiments.report import difference, percent, words
 from experiments.respond import is_tiny
 from experiments.schema import TINY_BASE
-from visual_opsd.benchmarks.answers import score_maze
-from visual_opsd.benchmarks.maze_pictures import read_maze_pixels
 from visual_opsd.contexts import Problem
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.tokenizer import Tokenizer
@@ -166,7 +164,7 @@ def knock_out(
         said = answers(model, tokenizer, written, name, config.sampling, config.seed)
         solved = {
             cut: [
-                is_solved(text.problem, row[cut]) for text, row in zip(written, said, strict=True)
+                answered(text.problem, row[cut])[1] for text, row in zip(written, said, strict=True)
             ]
             for cut in CUTS
         }
@@ -176,11 +174,6 @@ def knock_out(
             for cut in CUTS[1:]
         }
     return result
-
-
-def is_solved(problem: Problem, text: str) -> bool:
-    """By the strict rule."""
-    return score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
 
 
 def main(command: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ number of ranks goes on, and the same replies can be scored by other rules.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -153,7 +154,8 @@ def ask(
                 asked = [question(config, data, item) for data, item in batch]
                 replies = respondent.answer(asked)
                 for (data, item), reply in zip(batch, replies, strict=True):
-                    line = {**identified(config, data, item), **asdict(reply)}
+                    asked_at = {"batch_size": config.batch_size}
+                    line = {**identified(config, data, item), **asdict(reply), **asked_at}
                     file.write(json.dumps(line) + "\n")
                 file.flush()
                 progress.update(task, advance=len(batch), description=batch[-1][0].benchmark.name)
@@ -259,17 +261,32 @@ def scored(
     own = [replies[item.key] for item in items]
     texts = [counted_text(config, each) for each in own]
     marks = data.benchmark.marks(items, texts, config.scoring, judge)
-    seconds = [each["seconds"] for each in own]
     return {
         **data.benchmark.score(items, marks),
         "mean_tokens": float(np.mean([each["num_tokens"] for each in own])),
-        "mean_seconds": float(np.mean(seconds)),
-        "seconds_p50": float(np.percentile(seconds, 50)),
-        "seconds_p95": float(np.percentile(seconds, 95)),
+        **latency(own),
         "cut": sum(each["is_cut"] for each in own),
         "ended_at_image_start": sum(each["ended_at_image_start"] for each in own),
         "drawings": sum(each["num_drawings"] for each in own),
         "left_out": {reason: len(rows) for reason, rows in data.left_out.items()},
+    }
+
+
+def latency(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of the replies asked at the batch size that most were asked at.
+
+    A run may go on at another batch size; what was asked at others is in ``num_untimed``, and takes
+    no part. Replies from before batch sizes were kept have None for theirs.
+    """
+    sizes = Counter(each.get("batch_size") for each in replies)
+    size = max(sizes, key=lambda size: sizes[size])
+    seconds = [each["seconds"] for each in replies if each.get("batch_size") == size]
+    return {
+        "mean_seconds": float(np.mean(seconds)),
+        "seconds_p50": float(np.percentile(seconds, 50)),
+        "seconds_p95": float(np.percentile(seconds, 95)),
+        "timed_batch_size": size,
+        "num_untimed": len(replies) - len(seconds),
     }
 
 

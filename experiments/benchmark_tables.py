@@ -56,6 +56,12 @@ def write(folder: Path, name: str, config: Any, scores: Scores) -> None:
     )
     if config.limit:
         said += f" Only the first {config.limit} questions of a file, which are no random sample."
+    said += "".join(
+        f" {name}: seconds are of those asked {score['timed_batch_size']} at once; "
+        f"{score['num_untimed']} were asked in other batches."
+        for name, score in scores.items()
+        if score["num_untimed"]
+    )
     if published:
         said += (
             " The other rows are the paper's, made by its own harness with other rules of "

@@ -11,16 +11,18 @@ from matplotlib.figure import Figure
 from PIL import Image as PILImage
 
 from experiments.answer import ask
-from experiments.evaluation import FAST_DRAWING
+from experiments.evaluation import FAST_DRAWING, answered
 from experiments.exhibits import SEED
 from experiments.looking import draw_pictures, open_model
-from visual_opsd.benchmarks.answers import extract_answer, parse_moves, score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, render
 from visual_opsd.benchmarks.mazes import NAVIGATION_TASK
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel.preprocessing import to_picture
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.interleaved import Interleaving, Reasoning
+
+WHO_DRAWS = "A base draws: MODEL names one, such as experiments/bases/tiny (make pretrain-tiny)"
+"""What to do where a model did not; a student that learnt to answer in text seldom does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,13 +73,8 @@ def picture_of(problem: Problem) -> PILImage.Image:
 
 
 def verdict(problem: Problem, text: str) -> str:
-    """What a text answers, and whether that is right; a maze's path is walked."""
-    found = extract_answer(text).value
-    if problem.task == NAVIGATION_TASK:
-        is_right = score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
-        found = ",".join(parse_moves(found or "") or ()) or found
-    else:
-        is_right = found is not None and found.strip().casefold() == problem.answer.casefold()
+    """What a text answers, and whether that is right."""
+    found, is_right = answered(problem, text)
     return f"{found or 'no answer'} ({'right' if is_right else 'wrong'})"
 
 
@@ -121,17 +118,25 @@ def seen(
 ) -> str:
     """The last words on drawings: some problems answered drawn (fast protocol) and in text."""
     found: dict[str, list[tuple[bool, float]]] = {"drawing first": [], student[1]: []}
+    missing: list[str] = []
     for problem in problems:
-        drawn = watch(model, tokenizer, problem, FAST_DRAWING, max_tokens).reasoning
-        alone = answer_in_text(student[0], tokenizer, problem, max_tokens)
-        for who, reasoning in zip(found, (drawn, alone), strict=True):
-            is_right = verdict(problem, reasoning.texts[-1]).endswith("(right)")
+        answers = {student[1]: answer_in_text(student[0], tokenizer, problem, max_tokens)}
+        try:
+            watched = watch(model, tokenizer, problem, FAST_DRAWING, max_tokens)
+            answers["drawing first"] = watched.reasoning
+        except ValueError as error:
+            missing.append(str(error))
+        for who, reasoning in answers.items():
+            is_right = answered(problem, reasoning.texts[-1])[1]
             found[who].append((is_right, reasoning.seconds))
     said = [
         f"{who}: {sum(right for right, _ in rows)} of {len(rows)} right, "
         f"{1000 * median(seconds for _, seconds in rows):.0f} ms in the median"
         for who, rows in found.items()
+        if rows
     ]
+    if missing:
+        said.append(f"{len(missing)} not drawn, the first because {missing[0]}. {WHO_DRAWS}")
     return (
         "; ".join(said)
         + ". So few problems say nothing of accuracy: that is in the controls' notebook."

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch.distributed as dist
 from rich.console import Console
 
 from datamodules.benchmark_twins import write_nine
 from experiments import command
-from experiments.benchmark_run import BenchmarkConfig, score
+from experiments.benchmark_run import BenchmarkConfig, join_ranks, score
 from experiments.schema import TINY_BASE
 
 
@@ -45,8 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(config: TwinsConfig, console: Console) -> Path:
     """Write the files anew, ask what was not asked about them, score."""
     data = Path(config.out) / "data"
-    shutil.rmtree(data, ignore_errors=True)
-    write_nine(data, config.num_questions)
+    rank, world = join_ranks()
+    if rank == 0:
+        shutil.rmtree(data, ignore_errors=True)
+        write_nine(data, config.num_questions)
+    if world > 1:
+        dist.barrier()  # nobody reads what is still being written
     asked = {key: value for key, value in asdict(config).items() if key != "num_questions"}
     return score(BenchmarkConfig(data=str(data), paper_rows=False, **asked), console)
 

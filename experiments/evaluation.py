@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from visual_opsd.benchmarks.answers import score_maze
+from visual_opsd.benchmarks.answers import extract_answer, parse_moves, score_maze
 from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
-from visual_opsd.benchmarks.mazes import Maze, best_constant, vertical_then_horizontal
+from visual_opsd.benchmarks.mazes import (
+    NAVIGATION_TASK,
+    Maze,
+    best_constant,
+    vertical_then_horizontal,
+)
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.answering import Answer, Show, Way, answer, in_batches
@@ -100,6 +105,18 @@ def score_answer(problem: Problem, given: Answer, way: Way) -> Prediction:
         num_tokens=given.num_tokens,
         seconds=given.seconds,
     )
+
+
+def answered(problem: Problem, text: str) -> tuple[str | None, bool]:
+    """What a text answers by its own task, and whether that is right.
+
+    A maze's path is walked by the strict rule; any other answer has to be the data's.
+    """
+    found = extract_answer(text).value
+    if problem.task == NAVIGATION_TASK:
+        moves = ",".join(parse_moves(found or "") or ())
+        return moves or found, score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
+    return found, found is not None and found.strip().casefold() == problem.answer.casefold()
 
 
 def is_exact(drawn: Image | None, maze: Maze) -> bool:

@@ -153,6 +153,16 @@ def test_the_kl_of_a_cut_is_that_of_its_two_distributions(loaded, problems):
             assert row[cut] > 1e-4
 
 
+def test_a_knock_out_is_scored_by_the_problems_own_task(loaded, problems):
+    """Every picture of a tiny model was read as a maze, which a chart's cannot be."""
+    model, tokenizer = loaded
+    grey = Image(torch.zeros(3, 32, 32))
+    charts = [replace(p, task="Chart_Refocus", answer="3", image=grey) for p in problems[:2]]
+    written = behind_teacher(charts, tokenizer)
+    found = attention.knock_out(model, tokenizer, written, "true_vt", CONFIG)
+    assert {solved["value"] for solved in found["solved"].values()} == {0}
+
+
 def test_what_cannot_be_looked_at_is_an_error(loaded, problems):
     model, tokenizer = loaded
     bare = replace(problems[1], visual_thoughts=())

@@ -79,6 +79,24 @@ def test_the_same_replies_are_scored_by_other_rules(folder, config):
     score(replace(config, limit=0), QUIET)
 
 
+def test_a_run_that_goes_on_at_another_batch_size_reports_the_seconds_of_one(config, tmp_path):
+    """Seconds at batch 32 and at batch 1 made one mean, under one name."""
+    few = replace(config, benchmarks=("VStarBench",), out=str(tmp_path))
+    alone = scores_of(score(few, QUIET))["VStarBench"]
+    assert (alone["timed_batch_size"], alone["num_untimed"]) == (32, 0)
+    assert "in other batches" not in (tmp_path / "table.md").read_text()
+    found = scores_of(score(replace(few, limit=0, batch_size=1), QUIET))["VStarBench"]
+    assert (found["n"], found["num_untimed"]) == (2, 1)
+    kept = found["timed_batch_size"]
+    (seconds,) = (
+        each["seconds"]
+        for each in load_predictions(tmp_path).values()
+        if each["batch_size"] == kept
+    )
+    assert found["mean_seconds"] == found["seconds_p95"] == seconds
+    assert f"asked {kept} at once; 1 were asked in other" in (tmp_path / "table.md").read_text()
+
+
 def test_a_question_that_changed_is_asked_again(config, folder, nine, tmp_path):
     table = nine / "VStarBench.tsv"
     kept = table.read_text()

@@ -1,5 +1,7 @@
 """What notebooks show live is what the method scores, and what is missing is said."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,6 +59,16 @@ def test_a_model_that_asks_for_no_drawing_says_so(base_folder, problems):
         drawings.watch(*open_model(base_folder), problems[0], FAST_DRAWING, max_tokens=4)
 
 
+def test_what_was_not_drawn_is_said_beside_what_was_answered(base_folder, problems):
+    """One problem without a drawing took the whole cell with it."""
+    base = open_model(base_folder)
+    said = drawings.seen(*base, problems[:2], (base[0], "the student"), max_tokens=4)
+    assert "the student: 0 of 2 right" in said
+    assert "drawing first" not in said
+    assert f"2 not drawn, the first because the model answered {problems[0].problem_id}" in said
+    assert "make pretrain-tiny" in said
+
+
 def test_what_is_missing_is_named_with_the_command_that_makes_it(start, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no trained model at .*: make demo"):
         open_model(tmp_path / "model")
@@ -72,3 +84,6 @@ def test_a_path_is_walked_to_judge_it(problems):
     assert drawings.verdict(problem, right) == f"{problem.answer} (right)"
     assert drawings.verdict(problem, "who knows") == "who knows (wrong)"
     assert drawings.verdict(problem, "") == "no answer (wrong)"
+    puzzle = replace(problem, task="Jigsaw_Assembly", answer="B")
+    assert drawings.verdict(puzzle, "<answer>b</answer>") == "b (right)"
+    assert drawings.verdict(puzzle, right).endswith("(wrong)")
