@@ -333,7 +333,7 @@ class Study:
 
     @cached_property
     def _arms(self) -> dict[str, ExperimentConfig]:
-        """Every arm's experiment; SFT starts from the shared optimiser, which an arm may change."""
+        """Every arm's experiment; SFT has Visual-OPSD's optimiser, unless another is asked for."""
         prefix = f"{self.shared.method}.optimiser."
         optimiser = [
             f"sft.optimiser.{key.removeprefix(prefix)}={value}"
@@ -341,7 +341,7 @@ class Study:
             if key.startswith(prefix)
         ]
         return {
-            name: load_experiment(self._path, [*self.config.shared, *optimiser, *arm.changes])
+            name: load_experiment(self._path, [*optimiser, *self.config.shared, *arm.changes])
             for name, arm in self.config.arms.items()
         }
 

@@ -192,8 +192,8 @@ def _other_completions(mine: dict[str, Any], its: dict[str, Any]) -> str | None:
     lengths, others = mine["fixed_lengths"], its["fixed_lengths"]
     if len(lengths) != len(others):
         return f"{len(lengths)} against {len(others)}"
-    if num_longer := sum(a != b for a, b in zip(lengths, others, strict=True)):
-        return f"{num_longer} of {len(lengths)} have another length"
+    if num_unlike := sum(a != b for a, b in zip(lengths, others, strict=True)):
+        return f"{num_unlike} of {len(lengths)} have another length"
     digests = [gap.get("fixed_digest") for gap in (mine, its)]
     if None not in digests and digests[0] != digests[1]:
         return f"as long, of other tokens (digests {digests[0]} and {digests[1]})"

@@ -127,6 +127,9 @@ def test_sft_is_tuned_by_an_arm_of_its_own(tmp_path):
     tuned, shared = study.run("sft_slow-1").config.sft.optimiser, study.shared.optimiser
     assert tuned == replace(shared, learning_rate=3e-4)
     assert [study.is_untuned(arm) for arm in ("true_vt", "sft", "sft_slow")] == [False, True, False]
+    both = study_in(tmp_path, "sft.optimiser.learning_rate=2e-4")  # for every arm that is SFT
+    assert both.run("sft-1").config.optimiser == replace(shared, learning_rate=2e-4)
+    assert both.run("true_vt-1").config.optimiser == shared
 
 
 def test_folder_of_another_study_is_refused(study):
