@@ -15,7 +15,7 @@ from experiments.schema import load_experiment
 from experiments.side_by_side import is_finished, train_all
 
 ARMS = Path("experiments/reproduce_tiny")
-NAMES = ("true_vt", "matched_noise", "sft", "true_vt_3to6")
+NAMES = ("true_vt", "matched_noise", "sft", "true_vt_3to6", "true_vt_forward_kl")
 BASE_PREFIX = "base."
 
 

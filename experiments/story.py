@@ -317,6 +317,7 @@ class Story:
             "kl_gap": gaps["base"]["fixed_mean"],
             "closure": self.closure("true_vt").as_dict(),
             "noise_closure": self.closure("matched_noise").as_dict(),
+            "closures": {name: self.closure(name).as_dict() for name in self.arms},
             "closure_own_trajectories": self.closure("true_vt", "own").as_dict(),
             "noise_closure_own_trajectories": self.closure("matched_noise", "own").as_dict(),
             "closure_with_moved_teacher": self.closure("true_vt", "both_moved").as_dict(),
