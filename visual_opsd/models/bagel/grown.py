@@ -1,7 +1,7 @@
 """A tiny model that learns more than it was made for: new words and new patterns of pixels.
 
-What it has not seen gets tokens, latent channels and directions of the patch embedding of its own;
-all that it has seen goes on as before, to the bit.
+What it has not seen gets tokens, latent channels and directions of the patch embedding of its own.
+What it has seen goes on as before, but for what the codec leaves of its pictures (of mazes 1e-3).
 """
 
 from collections.abc import Iterable, Sequence
