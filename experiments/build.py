@@ -24,11 +24,12 @@ from callbacks.phases import PhaseClock, Throughput
 from callbacks.probe import Probe
 from callbacks.rollout import RolloutCallback
 from callbacks.saving import SavePoints
+from datamodules.four_tasks import four_tasks
 from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import MazeData
 from datamodules.own_answers import OwnAnswers
 from datamodules.sources import GeneratedMazes
-from experiments.schema import ExperimentConfig, differences, to_yaml
+from experiments.schema import FOUR_TASKS, GENERATED, ExperimentConfig, differences, to_yaml
 from experiments.watch import HELD_OUT, LOG_EVERY, watchers
 from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
@@ -144,7 +145,7 @@ def _data(config: ExperimentConfig) -> MazeData:
     settings = config.data
     # A donor is as much work as a problem: none where nobody looks at it.
     donors = settings.donors if config.interventions & {"other_vt", "wrong_vt"} else None
-    if settings.source != "frozen_lake":
+    if settings.source not in GENERATED:
         protocol = protocol_of(config)
         return MazeData.thinkmorph(
             Path(settings.source),
@@ -159,19 +160,21 @@ def _data(config: ExperimentConfig) -> MazeData:
             tolerated=settings.tolerated,
             index_folder=cache_folder(config) / "indices",
         )
-    return MazeData.generated(
-        maze_settings(config),
+    bank = four_tasks if settings.source == FOUR_TASKS else GeneratedMazes
+    return MazeData(
+        bank(maze_settings(config), "train", settings.num_problems),
         batch_size=settings.batch_size,
-        num_problems=settings.num_problems,
         seed=config.seed,
         donors=donors,
+        weights=settings.weights,
+        num_workers=settings.num_workers,
     )
 
 
 def protocol_of(config: ExperimentConfig) -> Protocol | None:
     """How its pictures are resized; None for mazes at the tiny model's 16 px a cell."""
     settings = config.data
-    if settings.source == "frozen_lake" or settings.protocol == "reduced":
+    if settings.source in GENERATED or settings.protocol == "reduced":
         return None
     return PROTOCOLS[settings.protocol]
 
@@ -366,7 +369,7 @@ def prepare_folder(config: ExperimentConfig) -> None:
             f"{last} was written under another trainer.strategy than {config.trainer.strategy}: "
             f"export it (python -m experiments.export {config.folder}) and start from there"
         )
-    if config.data.source != "frozen_lake" and not Path(config.data.source).is_dir():
+    if config.data.source not in GENERATED and not Path(config.data.source).is_dir():
         raise absent("data.source", Path(config.data.source))
     saved = config.folder / "config.yaml"
     if saved.is_file():

@@ -18,12 +18,18 @@ TINY_BASE = Path("experiments/bases/tiny")
 """The shipped checkpoint; ``make pretrain-tiny`` trains it again from nothing."""
 
 
+FOUR_TASKS = "four_tasks"
+GENERATED = ("frozen_lake", FOUR_TASKS)
+"""What ``data.source`` may be besides a folder."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What a run trains on."""
 
     source: str = "frozen_lake"
-    """``frozen_lake`` generates mazes; anything else is a folder of ThinkMorph parquet files."""
+    """``frozen_lake`` generates mazes, ``four_tasks`` twins of the other three tasks besides,
+    ``num_problems`` each; anything else is a folder of ThinkMorph parquet files."""
     protocol: Literal["reduced", "train"] = "reduced"
     """How pictures of a folder are read: mazes at 16 px a cell, as the tiny model wants them, or
     any picture in the size that Visual-OPSD trained the 7B model on."""
