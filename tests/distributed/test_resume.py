@@ -60,7 +60,8 @@ def test_killed_anywhere_it_ends_with_the_same_weights(machine, note):
         whole = [f"step={step}.ckpt"] if step else []
         found = steps_saved(killed) if step or (killed.folder / "checkpoints").exists() else []
         assert [name for name in found if not name.endswith(".tmp")] == whole, accident
-        assert ("no checkpoint at step 6" in killed.output) == ("full" in accident), killed.output
+        if "full" in accident:
+            assert "no checkpoint at step 6" in killed.output, killed.output
     back = machine.run("killed", *ZERO3, ranks=2)
     assert_same_bits(straight.model, back.model)
     note(
