@@ -223,13 +223,19 @@ def _differences(story: Story) -> list[str]:
 
 def _study_differences(summary: dict[str, Any]) -> list[str]:
     """From what its command does by itself."""
-    own = json.loads(json.dumps(asdict(read_study(STUDY_FILE))))
-    here = summary["settings"]
+    own = _by_arm(json.loads(json.dumps(asdict(read_study(STUDY_FILE)))))
+    here = _by_arm(summary["settings"])
     return [
-        f"{key}: {own[key]} -> {here[key]}"
-        for key in own
-        if key in here and key not in ("name", "output_dir", "quick") and own[key] != here[key]
+        f"{key}: {own.get(key)} -> {here[key]}"
+        for key in here
+        if key not in ("name", "output_dir", "quick") and own.get(key) != here[key]
     ]
+
+
+def _by_arm(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the changes of an arm under a key each."""
+    arms = {f"arms.{name}": arm["changes"] for name, arm in settings["arms"].items()}
+    return {key: value for key, value in settings.items() if key != "arms"} | arms
 
 
 def _short(values: Sequence[float]) -> list[float]:
