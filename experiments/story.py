@@ -34,12 +34,14 @@ from experiments.kl_gap import (
     SAMPLED,
     Trajectories,
     gap_record,
+    ids_digest,
     sample_fixed,
     token_gaps,
 )
 from experiments.latency import time_in_turn
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all
+from experiments.study_results import _other_completions as other_completions
 from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
@@ -217,6 +219,7 @@ class Story:
             fixed = self.trajectories
             words = f"{name}: KL gap"
             result = gap_record("fixed", token_gaps(base, student, tokenizer, fixed, None, words))
+            result["fixed_digest"] = ids_digest(fixed)
             result["max_rescore_error"] = fixed.max_rescore_error
             if name != "base":
                 result |= gap_record("both_moved", token_gaps(student, student, tokenizer, fixed))
@@ -361,10 +364,10 @@ class Story:
         """
         before, after = self.gap("base"), self.gap(name)
         if of != "own":
-            if before["fixed_lengths"] != after["fixed_lengths"]:
+            if said := other_completions(after, before):
                 raise ValueError(
-                    f"{self.folder}/gap: base.json and {name}.json are of different completions; "
-                    "remove both and run again"
+                    f"{self.folder}/gap: {name}.json is of other completions than base.json: "
+                    f"{said}; remove both and run again"
                 )
             return bootstrap_closure(before["fixed_sums"], after[f"{of}_sums"], self.settings.seed)
         return bootstrap_statistic(

@@ -3,7 +3,6 @@
 ``python -m experiments.study_worker STUDY_FOLDER NAME``; what is there already is not made again.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from experiments.kl_gap import (
     SAMPLED,
     class_sums,
     gap_record,
+    ids_digest,
     sample_fixed,
     sampled_classes,
     sampled_rows,
@@ -181,10 +181,9 @@ class Measurement:
         problems = self.test[: self.settings.num_trajectories]
         fixed = sample_fixed(self.base, self.tokenizer, problems, SAMPLED, self.settings.seed)
         gaps = token_gaps(self.base, self.model, self.tokenizer, fixed)
-        ids = [row.tolist() for row in sampled_rows(fixed, "ids")]
         return {
             **gap_record("fixed", gaps),
-            "fixed_digest": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+            "fixed_digest": ids_digest(fixed),
             "classes": class_sums(fixed, gaps, self.tokenizer),
             "max_rescore_error": fixed.max_rescore_error,
         }

@@ -162,6 +162,36 @@ def test_strip_holds_real_values_on_one_completion_for_everybody(told):
         assert sum(row["gaps"]["base"]) == pytest.approx(kept, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fixed_digest": "others"}, r"as long, of other tokens \(digests others and "),
+        ({"fixed_digest": None, "fixed_lengths": [1]}, "1 against 12"),
+    ],
+)
+def test_closure_over_other_completions_is_refused_with_the_difference(
+    told, tmp_path, change, said
+):
+    """Completions of the same lengths passed for the same."""
+    shutil.copytree(told.story.folder / "gap", tmp_path / "gap")
+    story = Story(tmp_path, told.story.arms, told.story.settings)
+    path = tmp_path / "gap" / "sft.json"
+    path.write_text(json.dumps(story.gap("sft") | change))
+    with pytest.raises(ValueError, match=rf"sft\.json is of other completions.*: {said}"):
+        story.closure("sft")
+    assert story.closure("true_vt") == told.story.closure("true_vt")
+
+
+def test_gaps_from_before_ids_were_kept_are_held_by_their_lengths(told, tmp_path):
+    (tmp_path / "gap").mkdir()
+    for name in ("base", "sft"):
+        gap = told.story.gap(name)
+        del gap["fixed_digest"]
+        (tmp_path / "gap" / f"{name}.json").write_text(json.dumps(gap))
+    story = Story(tmp_path, told.story.arms, told.story.settings)
+    assert story.closure("sft") == told.story.closure("sft")
+
+
 def test_strip_wraps_long_completions_without_losing_a_token():
     tokens = ["a token of many words "] * 40
     figure = figures.kl_strip([Strip("long", tokens, {"base": [0.1] * 40})])
