@@ -388,6 +388,10 @@ def making_section(story: Story, summary: dict[str, Any]) -> str:
         + (f", teacher sees `{arm.rollout.intervention}`" if arm.method == "visual_opsd" else "")
         for name, arm in story.arms.items()
     ]
+    trained_at = summary["commits"]
+    if set(trained_at.values()) != {summary["commit"]}:
+        named = "; ".join(f"`{name}` `{commit}`" for name, commit in trained_at.items())
+        arms.append(f"Trained at the commits: {named}")
     return "\n".join(
         [
             f"- Commit `{summary['commit']}`, seed {summary['seed']}, base `{story.base_folder}`.",

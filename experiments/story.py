@@ -354,6 +354,10 @@ class Story:
             "settings": asdict(self.settings),
             "seed": next(iter(self.arms.values())).seed,
             "commit": json.loads((self.folder / "story.json").read_text())["commit"],
+            "commits": {
+                name: json.loads((arm.folder / "run.json").read_text())["commit"]
+                for name, arm in self.arms.items()
+            },
         }
 
     def closure(self, name: str, of: Literal["fixed", "both_moved", "own"] = "fixed") -> Estimate:

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from experiments import figures, results
 from experiments.figures import Strip
-from experiments.report import HELD_OUT, accuracy_section, judge, read_curve
+from experiments.report import HELD_OUT, accuracy_section, judge, making_section, read_curve
 from experiments.story import Story
 from tests.experiments.conftest import written
 from visual_opsd.benchmarks.vsp import FOLDER_VARIABLE
@@ -33,7 +33,7 @@ ESTIMATES = (
     "vsp_student_text",
     "vsp_base_drawn",
 )
-PLAIN = ("max_rescore_error", "wall_seconds", "seed", "commit")
+PLAIN = ("max_rescore_error", "wall_seconds", "seed", "commit", "commits")
 
 
 @pytest.mark.parametrize("key", ESTIMATES)
@@ -190,6 +190,16 @@ def test_gaps_from_before_ids_were_kept_are_held_by_their_lengths(told, tmp_path
         (tmp_path / "gap" / f"{name}.json").write_text(json.dumps(gap))
     story = Story(tmp_path, told.story.arms, told.story.settings)
     assert story.closure("sft") == told.story.closure("sft")
+
+
+def test_an_arm_that_was_trained_later_is_reported_with_its_commit(told, tmp_path):
+    """All arms passed for trained at the commit that the story was begun at."""
+    summary, late = told.summary, {**told.summary["commits"], "sft": "a-later-one"}
+    assert set(summary["commits"].values()) == {summary["commit"]}
+    assert "Trained at the commits" not in making_section(told.story, summary)
+    said = making_section(told.story, {**summary, "commits": late})
+    assert f"`true_vt` `{summary['commit']}`" in said
+    assert "`sft` `a-later-one`" in said
 
 
 def test_strip_wraps_long_completions_without_losing_a_token():
