@@ -245,7 +245,11 @@ class Story:
                 [self.problems[index] for index in np.argsort(-means)[:num_shown]]
             )
 
-        return self._kept("strip.json", measure)
+        strip = self._kept("strip.json", measure)
+        if any(set(row["gaps"]) != {"base", *self.arms} for row in strip.values()):
+            (self.folder / "strip.json").unlink()  # an arm has come or gone since
+            strip = self._kept("strip.json", measure)
+        return strip
 
     def token_rows(self, problems: Sequence[Problem]) -> dict[str, Any]:
         """Tokens of the fixed completions of ``problems``, with KL(T0 || S) in nats by model."""

@@ -202,6 +202,19 @@ def test_an_arm_that_was_trained_later_is_reported_with_its_commit(told, tmp_pat
     assert "`sft` `a-later-one`" in said
 
 
+def test_strip_of_other_arms_is_made_anew(told, tmp_path):
+    """An arm that was added later was missing."""
+    shutil.copytree(told.story.folder / "gap", tmp_path / "gap")
+    strip = told.story.token_strip()
+    without = copy.deepcopy(strip)
+    for row in without.values():
+        del row["gaps"]["sft"]
+    (tmp_path / "strip.json").write_text(json.dumps(without))
+    story = Story(tmp_path, told.story.arms, told.story.settings)
+    assert story.token_strip() == strip
+    assert json.loads((tmp_path / "strip.json").read_text()) == strip
+
+
 def test_strip_wraps_long_completions_without_losing_a_token():
     tokens = ["a token of many words "] * 40
     figure = figures.kl_strip([Strip("long", tokens, {"base": [0.1] * 40})])
