@@ -276,10 +276,12 @@ def accuracy_section(story: Story, summary: dict[str, Any]) -> str:
         [name, str(len(found)), words(accuracy(found), "share")] for name, found in named.items()
     ]
     rows += [[row[0], row[2], row[3]] for row in _trivial_rows(summary, "vsp", len(story.vsp))]
+    left_out = summary["vsp_left_out"]
+    said = f" {len(left_out)} pictures left out ({'; '.join(left_out)})." if left_out else ""
     return "\n\n".join(
         [
             *parts,
-            "Real VSP mazes, greedy:",
+            f"Real VSP mazes, greedy.{said}",
             table(["", "mazes", "solved (95 % interval)"], rows),
             _category_table("By level, greedy", named),
         ]

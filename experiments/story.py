@@ -6,7 +6,6 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -102,11 +101,20 @@ class Story:
         """Held-out mazes, paired over everything."""
         return build.held_out(self.maze_settings, "test", self.settings.num_problems)
 
-    @cached_property
+    @property
     def vsp(self) -> list[Problem]:
         """The real mazes; empty where there are none on this machine."""
-        folder = vsp_folder()
-        return vsp_problems(folder, warnings.warn) if folder else []
+        return self._vsp_read[0]
+
+    @property
+    def vsp_left_out(self) -> list[str]:
+        """Pictures of real mazes that cannot be read, and why."""
+        return self._vsp_read[1]
+
+    @cached_property
+    def _vsp_read(self) -> tuple[list[Problem], list[str]]:
+        folder, left_out = vsp_folder(), list[str]()
+        return vsp_problems(folder, left_out.append) if folder else [], left_out
 
     def model(self, name: str) -> tuple[Any, Any]:
         """The base or an arm's student, with its tokenizer; loaded once."""
@@ -337,6 +345,7 @@ class Story:
             "vsp_sft_text": self._vsp("sft", "text_only"),
             "vsp_text": {name: self._vsp(name, "text_only") for name in ("base", *self.arms)},
             "vsp_levels": self._vsp_levels(),
+            "vsp_left_out": self.vsp_left_out,
             "sampled_text": {
                 name: accuracy(self.predictions(name, "text_only", at="sampled")).as_dict()
                 for name in ("base", *self.arms)

@@ -215,6 +215,20 @@ def test_strip_of_other_arms_is_made_anew(told, tmp_path):
     assert json.loads((tmp_path / "strip.json").read_text()) == strip
 
 
+def test_vsp_pictures_left_out_are_named_in_summary_and_report(told, vsp, monkeypatch, tmp_path):
+    """They were warned of once, and in no result."""
+    pictures = shutil.copytree(vsp, tmp_path / "vsp")
+    (pictures / "level3" / "img" / "99.png").write_bytes(b"no picture")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(pictures))
+    story = told.again()
+    summary = story.summary(0.0)
+    (said,) = summary["vsp_left_out"]
+    assert "99.png: no picture of a maze" in said
+    assert f"1 pictures left out ({said})" in accuracy_section(story, summary)
+    assert told.summary["vsp_left_out"] == []
+    assert "left out" not in accuracy_section(told.story, told.summary)
+
+
 def test_strip_wraps_long_completions_without_losing_a_token():
     tokens = ["a token of many words "] * 40
     figure = figures.kl_strip([Strip("long", tokens, {"base": [0.1] * 40})])
