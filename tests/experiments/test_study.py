@@ -1,6 +1,7 @@
 """A study compares like with like, and goes on where it was stopped."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -210,6 +211,28 @@ def test_runs_end_with_a_study_that_is_killed_outright(tmp_path):
     study.kill()
     study.wait()
     FileLock(held).acquire(timeout=20).lock.release()  # free as soon as the run is gone
+
+
+def test_a_run_that_did_not_hear_that_its_starter_is_gone_is_told_again(tmp_path):
+    """One signal was sent, and fell where nobody listened."""
+    (tmp_path / "deaf.py").write_text(
+        "import signal, sys, time\n"
+        "told = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: told.append(1) or told[2:] and sys.exit(3))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    again = "from experiments import job; job.REPEAT_SECONDS = 0.2; job.main()"
+    run = subprocess.Popen(
+        [sys.executable, "-c", again, "deaf"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"},
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"ready\n"
+    run.communicate(timeout=50)  # closes its input, as the end of its starter does
+    assert run.returncode == 3
 
 
 def test_a_run_keeps_the_commits_that_it_was_trained_at(study):
