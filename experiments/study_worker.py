@@ -115,10 +115,20 @@ def fill_bank(study: Study, run: Run) -> None:
 
 
 def left_out(config: ExperimentConfig) -> dict[str, int] | None:
-    """How many of the base's own answers were out of form and not imitated; None: gold ones."""
+    """How many of the base's own answers were out of form and not imitated; None: gold ones.
+
+    Raises:
+        ValueError: They are not there any more.
+    """
     if config.data.answers == "gold":
         return None
-    answers = read_answers(build.own_answers_path(config))
+    path = build.own_answers_path(config)
+    answers = read_answers(path)
+    if not answers:
+        raise ValueError(
+            f"{path}: the own answers that {config.folder} imitates are gone; make own-answers "
+            f"RUN={config.folder / 'config.yaml'} makes the same again"
+        )
     return {"num": sum(own.answer is None for own in answers), "of": len(answers)}
 
 

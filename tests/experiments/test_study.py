@@ -256,6 +256,13 @@ def test_what_is_out_of_form_is_counted_where_it_is_kept(tmp_path):
     assert left_out(configs["sft"]) is None
 
 
+def test_own_answers_that_are_gone_are_not_none_out_of_form(tmp_path):
+    """A cleaned cache was reported as 0 of 0."""
+    study = study_in(tmp_path, f"cache_dir={tmp_path}", arms=["self_training"])
+    with pytest.raises(ValueError, match=r"own answers that .*self_training-1 imitates are gone"):
+        left_out(study.runs[0].config)
+
+
 @pytest.mark.slow
 def test_quick_study_runs_every_arm_and_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("VISUAL_OPSD_CACHE", str(tmp_path / "cache"))
