@@ -57,8 +57,13 @@ class SavePoints(Checkpoint):
             self._handlers = {number: signal.signal(number, self._hear) for number in SIGNALS}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen no more."""
+        """Listen no more; what was heard behind the last step is heeded too, on all ranks alike."""
         self._stop_listening()
+        asked = trainer.strategy.reduce_boolean_decision(self.is_told_to_leave, all=False)
+        if asked and self.why_left is None:
+            self.why_left = f"told to leave behind step {trainer.global_step}, the last; the same "
+            self.why_left += "command goes on"
+            rank_zero_info(self.why_left)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: Any

@@ -13,7 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.frozen_lake import Donors, MazeSettings
 from datamodules.mixing import check_tasks, mixed, shares_of
-from datamodules.sources import GeneratedMazes, ProblemSource, ThinkMorphRows, groups_of
+from datamodules.sources import (
+    DamageNoted,
+    GeneratedMazes,
+    ProblemSource,
+    ThinkMorphRows,
+    groups_of,
+)
 from datamodules.workers import made_ahead
 from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
 from visual_opsd.contexts import ProblemBatch
@@ -100,7 +106,7 @@ class ProblemLoader:
         last = self.position + len(self) - self.position % len(self)
         ahead = range(self.position, last)
         for batch, failed in made_ahead(self._made, ahead, self.plan.num_workers):
-            if isinstance(self.source, ThinkMorphRows):
+            if isinstance(self.source, DamageNoted):
                 self.source.note_failed(failed)
             self.position += 1  # before the yield: what is saved is where to go on
             yield batch
@@ -120,7 +126,7 @@ class ProblemLoader:
     def _made(self, position: int) -> tuple[ProblemBatch, dict[int, str]]:
         """A batch, and the rows that the process which made it knows to be damaged."""
         batch, source = self.batch(position), self.source
-        return batch, dict(source.failed) if isinstance(source, ThinkMorphRows) else {}
+        return batch, dict(source.failed) if isinstance(source, DamageNoted) else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Where to go on, and what the position is worth only with."""

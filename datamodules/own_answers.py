@@ -1,11 +1,11 @@
 """Problems whose answers are a model's own, wrong ones included: self-training without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from datamodules.frozen_lake import Donors
-from datamodules.sources import ProblemSource
+from datamodules.sources import DamageNoted, ProblemSource
 from visual_opsd.contexts import Problem
 from visual_opsd.rollouts.own_answers import OwnAnswer
 
@@ -61,3 +61,13 @@ class OwnAnswers:
     def group(self, index: int) -> str:
         """The source's."""
         return self.source.group(self._kept[index].index)
+
+    @property
+    def failed(self) -> Mapping[int, str]:
+        """The source's."""
+        return self.source.failed if isinstance(self.source, DamageNoted) else {}
+
+    def note_failed(self, failed: Mapping[int, str]) -> None:
+        """As the source does."""
+        if isinstance(self.source, DamageNoted):
+            self.source.note_failed(failed)

@@ -47,6 +47,20 @@ class ProblemSource(Protocol):
         ...
 
 
+@runtime_checkable
+class DamageNoted(Protocol):
+    """A bank whose problems may prove to be damaged when they are read."""
+
+    @property
+    def failed(self) -> Mapping[int, str]:
+        """Rows of the files that proved to be damaged, and how."""
+        ...
+
+    def note_failed(self, failed: Mapping[int, str]) -> None:
+        """Count rows that proved to be damaged, here or in a worker process, and say each once."""
+        ...
+
+
 class GeneratedMazes:
     """A bank of generated mazes; kept as rows of letters, drawn anew in a tenth of a ms."""
 

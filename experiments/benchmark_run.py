@@ -276,17 +276,18 @@ def latency(replies: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Seconds of the replies asked at the batch size that most were asked at.
 
     A run may go on at another batch size; what was asked at others is in ``num_untimed``, and takes
-    no part. Replies from before batch sizes were kept have None for theirs.
+    no part. Replies from before batch sizes were kept are a group of their own, "unknown".
     """
-    sizes = Counter(each.get("batch_size") for each in replies)
+    sizes = Counter(each.get("batch_size", "unknown") for each in replies)
     size = max(sizes, key=lambda size: sizes[size])
-    seconds = [each["seconds"] for each in replies if each.get("batch_size") == size]
+    seconds = [each["seconds"] for each in replies if each.get("batch_size", "unknown") == size]
     return {
         "mean_seconds": float(np.mean(seconds)),
         "seconds_p50": float(np.percentile(seconds, 50)),
         "seconds_p95": float(np.percentile(seconds, 95)),
         "timed_batch_size": size,
         "num_untimed": len(replies) - len(seconds),
+        "num_of_unknown_batch_size": sizes["unknown"],
     }
 
 

@@ -56,12 +56,7 @@ def write(folder: Path, name: str, config: Any, scores: Scores) -> None:
     )
     if config.limit:
         said += f" Only the first {config.limit} questions of a file, which are no random sample."
-    said += "".join(
-        f" {name}: seconds are of those asked {score['timed_batch_size']} at once; "
-        f"{score['num_untimed']} were asked in other batches."
-        for name, score in scores.items()
-        if score["num_untimed"]
-    )
+    said += "".join(f" {name}: {timing(score)}" for name, score in scores.items() if timing(score))
     if published:
         said += (
             " The other rows are the paper's, made by its own harness with other rules of "
@@ -70,6 +65,18 @@ def write(folder: Path, name: str, config: Any, scores: Scores) -> None:
     parts = [f"# {name}", said, table(["", *NINE, "mean"], rows), "## Details", details(scores)]
     files.write(folder / "table.md", "\n\n".join(parts) + "\n")
     files.write(folder / "table.csv", _csv(name, scores, mean, published) + "\n")
+
+
+def timing(score: Mapping[str, Any]) -> str:
+    """At which batch size seconds are measured, where it is not the same and known for all."""
+    size, unknown = score["timed_batch_size"], score["num_of_unknown_batch_size"]
+    if size == "unknown":
+        said = "seconds are of those whose batch size is unknown; "
+        return said + f"{score['num_untimed']} were asked in known ones."
+    if not score["num_untimed"]:
+        return ""
+    said = f"seconds are of those asked {size} at once; {score['num_untimed']} were asked in other "
+    return said + (f"batches, {unknown} of them in unknown ones." if unknown else "batches.")
 
 
 def details(scores: Scores) -> str:

@@ -178,20 +178,28 @@ def read_folder(folder: Path, num_problems: int, on_bad_input: BadInput = "go_on
     if not any(folder.rglob("*.parquet")):
         raise ValueError(f"DATA={folder}: neither layout is there; expected {_LAYOUTS}")
     rows = ThinkMorphFolder(folder, tolerated="nothing" if on_bad_input == "stop" else "rows")
-    problems = []
-    for index in range(min(len(rows), num_problems)):
-        problem = rows[index]
+    left_out = {reason: list(names) for reason, names in rows.index.left_out.items()}
+    problems: list[Problem] = []
+    for index in range(len(rows)):
+        if len(problems) == num_problems:
+            break
+        try:
+            problem = rows[index]
+        except ValueError as error:  # its header and its end are right: nobody has looked inside
+            if on_bad_input == "stop":
+                raise
+            left_out.setdefault("damaged inside", []).append(str(error))
+            continue
         if problem.task != NAVIGATION_TASK:
             raise ValueError(
                 f"DATA={folder}, row {problem.problem_id}: this command scores mazes, task "
                 f"{NAVIGATION_TASK}; got {problem.task!r}. Name that task's folder"
             )
         problems.append(problem)
-    left_out = rows.index.left_out
     listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in left_out.items())
     if not problems:
         raise ValueError(f"DATA={folder}: no usable row; left out: {listed or 'none'}")
-    num_left_out = sum(rows.index.num_left_out.values())
+    num_left_out = sum(map(len, left_out.values()))
     return MazeSet(
         name=folder.name,
         title=f"ThinkMorph rows of {folder}",

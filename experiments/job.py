@@ -8,6 +8,9 @@ import runpy
 import signal
 import sys
 import threading
+import time
+
+REPEAT_SECONDS = 5.0
 
 
 def main() -> None:
@@ -18,10 +21,15 @@ def main() -> None:
 
 
 def end_with_starter() -> None:
-    """A training that is told to leave saves first; whatever else runs here ends at once."""
+    """A training that is told to leave saves first; whatever else runs here ends at once.
+
+    Told until it is gone: between two owners of the signal, nobody may have heard the first.
+    """
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(REPEAT_SECONDS)
 
 
 if __name__ == "__main__":

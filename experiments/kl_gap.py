@@ -1,5 +1,7 @@
 """K_gen (Eq. 4) on one fixed set of completions, with the cross terms of start and student."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,6 +140,12 @@ def sampled_rows(trajectories: Trajectories, of: Literal["ids", "log_probs"]) ->
         )
     }
     return [found[index] for index in range(len(trajectories.problems))]
+
+
+def ids_digest(trajectories: Trajectories) -> str:
+    """SHA-256 over the sampled tokens' ids: gaps with the same one are of the same completions."""
+    ids = [row.tolist() for row in sampled_rows(trajectories, "ids")]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def sampled_classes(trajectories: Trajectories, tokenizer: Any) -> list[Tensor]:

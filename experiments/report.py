@@ -276,10 +276,12 @@ def accuracy_section(story: Story, summary: dict[str, Any]) -> str:
         [name, str(len(found)), words(accuracy(found), "share")] for name, found in named.items()
     ]
     rows += [[row[0], row[2], row[3]] for row in _trivial_rows(summary, "vsp", len(story.vsp))]
+    left_out = summary["vsp_left_out"]
+    said = f" {len(left_out)} pictures left out ({'; '.join(left_out)})." if left_out else ""
     return "\n\n".join(
         [
             *parts,
-            "Real VSP mazes, greedy:",
+            f"Real VSP mazes, greedy.{said}",
             table(["", "mazes", "solved (95 % interval)"], rows),
             _category_table("By level, greedy", named),
         ]
@@ -388,6 +390,10 @@ def making_section(story: Story, summary: dict[str, Any]) -> str:
         + (f", teacher sees `{arm.rollout.intervention}`" if arm.method == "visual_opsd" else "")
         for name, arm in story.arms.items()
     ]
+    trained_at = summary["commits"]
+    if set(trained_at.values()) != {summary["commit"]}:
+        named = "; ".join(f"`{name}` `{commit}`" for name, commit in trained_at.items())
+        arms.append(f"Trained at the commits: {named}")
     return "\n".join(
         [
             f"- Commit `{summary['commit']}`, seed {summary['seed']}, base `{story.base_folder}`.",

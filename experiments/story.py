@@ -6,7 +6,6 @@ goes on where it stopped. ``make demo`` and ``make reproduce-tiny`` tell it at t
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -34,12 +33,14 @@ from experiments.kl_gap import (
     SAMPLED,
     Trajectories,
     gap_record,
+    ids_digest,
     sample_fixed,
     token_gaps,
 )
 from experiments.latency import time_in_turn
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all
+from experiments.study_results import _other_completions as other_completions
 from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
@@ -100,11 +101,20 @@ class Story:
         """Held-out mazes, paired over everything."""
         return build.held_out(self.maze_settings, "test", self.settings.num_problems)
 
-    @cached_property
+    @property
     def vsp(self) -> list[Problem]:
         """The real mazes; empty where there are none on this machine."""
-        folder = vsp_folder()
-        return vsp_problems(folder, warnings.warn) if folder else []
+        return self._vsp_read[0]
+
+    @property
+    def vsp_left_out(self) -> list[str]:
+        """Pictures of real mazes that cannot be read, and why."""
+        return self._vsp_read[1]
+
+    @cached_property
+    def _vsp_read(self) -> tuple[list[Problem], list[str]]:
+        folder, left_out = vsp_folder(), list[str]()
+        return vsp_problems(folder, left_out.append) if folder else [], left_out
 
     def model(self, name: str) -> tuple[Any, Any]:
         """The base or an arm's student, with its tokenizer; loaded once."""
@@ -217,6 +227,7 @@ class Story:
             fixed = self.trajectories
             words = f"{name}: KL gap"
             result = gap_record("fixed", token_gaps(base, student, tokenizer, fixed, None, words))
+            result["fixed_digest"] = ids_digest(fixed)
             result["max_rescore_error"] = fixed.max_rescore_error
             if name != "base":
                 result |= gap_record("both_moved", token_gaps(student, student, tokenizer, fixed))
@@ -242,7 +253,11 @@ class Story:
                 [self.problems[index] for index in np.argsort(-means)[:num_shown]]
             )
 
-        return self._kept("strip.json", measure)
+        strip = self._kept("strip.json", measure)
+        if any(set(row["gaps"]) != {"base", *self.arms} for row in strip.values()):
+            (self.folder / "strip.json").unlink()  # an arm has come or gone since
+            strip = self._kept("strip.json", measure)
+        return strip
 
     def token_rows(self, problems: Sequence[Problem]) -> dict[str, Any]:
         """Tokens of the fixed completions of ``problems``, with KL(T0 || S) in nats by model."""
@@ -330,6 +345,7 @@ class Story:
             "vsp_sft_text": self._vsp("sft", "text_only"),
             "vsp_text": {name: self._vsp(name, "text_only") for name in ("base", *self.arms)},
             "vsp_levels": self._vsp_levels(),
+            "vsp_left_out": self.vsp_left_out,
             "sampled_text": {
                 name: accuracy(self.predictions(name, "text_only", at="sampled")).as_dict()
                 for name in ("base", *self.arms)
@@ -351,6 +367,10 @@ class Story:
             "settings": asdict(self.settings),
             "seed": next(iter(self.arms.values())).seed,
             "commit": json.loads((self.folder / "story.json").read_text())["commit"],
+            "commits": {
+                name: json.loads((arm.folder / "run.json").read_text())["commit"]
+                for name, arm in self.arms.items()
+            },
         }
 
     def closure(self, name: str, of: Literal["fixed", "both_moved", "own"] = "fixed") -> Estimate:
@@ -361,10 +381,10 @@ class Story:
         """
         before, after = self.gap("base"), self.gap(name)
         if of != "own":
-            if before["fixed_lengths"] != after["fixed_lengths"]:
+            if said := other_completions(after, before):
                 raise ValueError(
-                    f"{self.folder}/gap: base.json and {name}.json are of different completions; "
-                    "remove both and run again"
+                    f"{self.folder}/gap: {name}.json is of other completions than base.json: "
+                    f"{said}; remove both and run again"
                 )
             return bootstrap_closure(before["fixed_sums"], after[f"{of}_sums"], self.settings.seed)
         return bootstrap_statistic(

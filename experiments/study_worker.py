@@ -3,7 +3,6 @@
 ``python -m experiments.study_worker STUDY_FOLDER NAME``; what is there already is not made again.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from experiments.kl_gap import (
     SAMPLED,
     class_sums,
     gap_record,
+    ids_digest,
     sample_fixed,
     sampled_classes,
     sampled_rows,
@@ -115,10 +115,20 @@ def fill_bank(study: Study, run: Run) -> None:
 
 
 def left_out(config: ExperimentConfig) -> dict[str, int] | None:
-    """How many of the base's own answers were out of form and not imitated; None: gold ones."""
+    """How many of the base's own answers were out of form and not imitated; None: gold ones.
+
+    Raises:
+        ValueError: They are not there any more.
+    """
     if config.data.answers == "gold":
         return None
-    answers = read_answers(build.own_answers_path(config))
+    path = build.own_answers_path(config)
+    answers = read_answers(path)
+    if not answers:
+        raise ValueError(
+            f"{path}: the own answers that {config.folder} imitates are gone; make own-answers "
+            f"RUN={config.folder / 'config.yaml'} makes the same again"
+        )
     return {"num": sum(own.answer is None for own in answers), "of": len(answers)}
 
 
@@ -181,10 +191,9 @@ class Measurement:
         problems = self.test[: self.settings.num_trajectories]
         fixed = sample_fixed(self.base, self.tokenizer, problems, SAMPLED, self.settings.seed)
         gaps = token_gaps(self.base, self.model, self.tokenizer, fixed)
-        ids = [row.tolist() for row in sampled_rows(fixed, "ids")]
         return {
             **gap_record("fixed", gaps),
-            "fixed_digest": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
+            "fixed_digest": ids_digest(fixed),
             "classes": class_sums(fixed, gaps, self.tokenizer),
             "max_rescore_error": fixed.max_rescore_error,
         }

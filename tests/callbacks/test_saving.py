@@ -70,6 +70,19 @@ def test_a_signal_saves_and_leaves_between_two_steps(fit, tmp_path, number):
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_behind_the_last_step_is_heeded_too(fit, tmp_path):
+    """Nobody read the flag any more, and the run went on without its starter."""
+
+    class Tell(L.Callback):
+        def on_train_end(self, *_):  # checkpoint callbacks come last
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    points = SavePoints(tmp_path, 100)
+    fit(points, Tell(), max_steps=1)
+    assert points.why_left == "told to leave behind step 1, the last; the same command goes on"
+    assert saved_steps(tmp_path) == [1]
+
+
 @pytest.mark.parametrize(("choice", "last_step"), [("go_on", 5), ("stop", 3)])
 def test_a_full_disk_costs_no_good_checkpoint(fit, tmp_path, monkeypatch, choice, last_step):
     """Noticed before writing; the last good one stays, the run goes on or stops."""

@@ -19,9 +19,11 @@ from PIL import Image as PILImage
 
 from datamodules.frozen_lake import MazeSettings, generate, generate_problem
 from datamodules.mazes import BatchPlan, ProblemLoader
+from datamodules.own_answers import OwnAnswers
 from datamodules.row_groups import RowGroups
 from datamodules.sources import ThinkMorphRows
 from datamodules.thinkmorph import ThinkMorphFolder, maze_row, write_mazes, write_rows
+from visual_opsd.rollouts.own_answers import OwnAnswer
 
 SETTINGS = MazeSettings(sizes=(3,))
 
@@ -161,6 +163,22 @@ def test_damaged_rows_are_counted_and_said_once_whoever_met_them(tmp_path, num_w
         "(1 so far)",
         "(2 so far)",
     ]
+
+
+def test_damage_that_a_worker_meets_is_said_where_the_answers_are_a_models_own(tmp_path):
+    """A bank within another bank was not asked."""
+    data = _damaged_inside(_row(1)["problem_image_0"]["bytes"])
+    rows = [_row(0), _row(1, problem_image_0=_picture(data)), _row(2)]
+    write_rows(tmp_path / "train-0.parquet", rows)
+    answers = [
+        OwnAnswer(index=index, problem_id=rows[met]["pid"], answer="U")
+        for index, met in enumerate((0, 2, 2))
+    ]
+    bank = OwnAnswers(ThinkMorphRows(tmp_path), answers, tmp_path)
+    loader = ProblemLoader(bank, BatchPlan(batch_size=1, num_workers=1), donors=None)
+    with pytest.warns(UserWarning, match=r"row 1: .*\(1 so far\)"):
+        assert len(list(loader)) == 3
+    assert list(bank.failed) == [1]
 
 
 def test_the_index_is_made_once_and_anew_when_a_file_changes(tmp_path):

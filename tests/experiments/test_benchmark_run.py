@@ -9,8 +9,14 @@ from rich.console import Console
 
 from datamodules.benchmark_twins import write_nine
 from experiments import evaluate
-from experiments.benchmark_run import BenchmarkConfig, counted_text, load_predictions, score
-from experiments.benchmark_tables import mean_of
+from experiments.benchmark_run import (
+    BenchmarkConfig,
+    counted_text,
+    latency,
+    load_predictions,
+    score,
+)
+from experiments.benchmark_tables import mean_of, timing
 from tests import vlms
 from visual_opsd.benchmarks.nine import NINE
 
@@ -95,6 +101,26 @@ def test_a_run_that_goes_on_at_another_batch_size_reports_the_seconds_of_one(con
     )
     assert found["mean_seconds"] == found["seconds_p95"] == seconds
     assert f"asked {kept} at once; 1 were asked in other" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "timed", "said"),
+    [
+        ((None, None, 8), "unknown", "whose batch size is unknown; 1 were asked in known"),
+        ((None, None), "unknown", "whose batch size is unknown; 0 were asked in known"),
+        (
+            (8, 8, 1, None),
+            8,
+            "asked 8 at once; 2 were asked in other batches, 1 of them in unknown",
+        ),
+    ],
+)
+def test_a_batch_size_that_was_not_kept_is_said_to_be_unknown(sizes, timed, said):
+    """It said "asked None at once", and "in other batches" of what may have been the same."""
+    replies = [{"seconds": 0.1} | ({"batch_size": size} if size else {}) for size in sizes]
+    found = latency(replies)
+    assert found["timed_batch_size"] == timed
+    assert said in timing(found)
 
 
 def test_a_question_that_changed_is_asked_again(config, folder, nine, tmp_path):

@@ -125,6 +125,20 @@ def test_answer_that_no_rule_parses_is_left_out_by_file_and_row(tmp_path):
     assert f"answer that no rule parses: {path}:2" in found.note
 
 
+def test_a_picture_damaged_inside_is_left_out_by_file_and_row_or_ends_the_run(tmp_path):
+    """It ended the run either way."""
+    (path,) = write_mazes(tmp_path, MazeSettings(), "test", 4)
+    data = pq.read_table(path).to_pylist()[1]["problem_image_0"]["bytes"]
+    middle = len(data) // 2
+    damaged = {"bytes": data[:middle] + bytes(64) + data[middle + 64 :], "path": None}
+    _rewrite(path, row=1, column="problem_image_0", value=damaged)
+    found = read_folder(tmp_path, num_problems=3)
+    assert len(found.problems) == 3
+    assert found.note.startswith(f"1 rows left out (damaged inside: {path}, row 1: column")
+    with pytest.raises(ValueError, match=rf"{path.name}, row 1: column problem_image_0"):
+        read_folder(tmp_path, num_problems=3, on_bad_input="stop")
+
+
 def test_row_of_another_task_is_named(tmp_path):
     (path,) = write_mazes(tmp_path, MazeSettings(), "test", 2)
     _rewrite(path, row=0, column="task", value="Jigsaw_Assembly")

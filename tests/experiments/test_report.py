@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from experiments import figures, results
 from experiments.figures import Strip
-from experiments.report import HELD_OUT, accuracy_section, judge, read_curve
+from experiments.report import HELD_OUT, accuracy_section, judge, making_section, read_curve
 from experiments.story import Story
 from tests.experiments.conftest import written
 from visual_opsd.benchmarks.vsp import FOLDER_VARIABLE
@@ -33,7 +33,7 @@ ESTIMATES = (
     "vsp_student_text",
     "vsp_base_drawn",
 )
-PLAIN = ("max_rescore_error", "wall_seconds", "seed", "commit")
+PLAIN = ("max_rescore_error", "wall_seconds", "seed", "commit", "commits")
 
 
 @pytest.mark.parametrize("key", ESTIMATES)
@@ -160,6 +160,73 @@ def test_strip_holds_real_values_on_one_completion_for_everybody(told):
         assert {len(values) for values in row["gaps"].values()} == {len(row["tokens"])}
         kept = gap["fixed_sums"][ids.index(name)]
         assert sum(row["gaps"]["base"]) == pytest.approx(kept, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fixed_digest": "others"}, r"as long, of other tokens \(digests others and "),
+        ({"fixed_digest": None, "fixed_lengths": [1]}, "1 against 12"),
+    ],
+)
+def test_closure_over_other_completions_is_refused_with_the_difference(
+    told, tmp_path, change, said
+):
+    """Completions of the same lengths passed for the same."""
+    shutil.copytree(told.story.folder / "gap", tmp_path / "gap")
+    story = Story(tmp_path, told.story.arms, told.story.settings)
+    path = tmp_path / "gap" / "sft.json"
+    path.write_text(json.dumps(story.gap("sft") | change))
+    with pytest.raises(ValueError, match=rf"sft\.json is of other completions.*: {said}"):
+        story.closure("sft")
+    assert story.closure("true_vt") == told.story.closure("true_vt")
+
+
+def test_gaps_from_before_ids_were_kept_are_held_by_their_lengths(told, tmp_path):
+    (tmp_path / "gap").mkdir()
+    for name in ("base", "sft"):
+        gap = told.story.gap(name)
+        del gap["fixed_digest"]
+        (tmp_path / "gap" / f"{name}.json").write_text(json.dumps(gap))
+    story = Story(tmp_path, told.story.arms, told.story.settings)
+    assert story.closure("sft") == told.story.closure("sft")
+
+
+def test_an_arm_that_was_trained_later_is_reported_with_its_commit(told, tmp_path):
+    """All arms passed for trained at the commit that the story was begun at."""
+    summary, late = told.summary, {**told.summary["commits"], "sft": "a-later-one"}
+    assert set(summary["commits"].values()) == {summary["commit"]}
+    assert "Trained at the commits" not in making_section(told.story, summary)
+    said = making_section(told.story, {**summary, "commits": late})
+    assert f"`true_vt` `{summary['commit']}`" in said
+    assert "`sft` `a-later-one`" in said
+
+
+def test_strip_of_other_arms_is_made_anew(told, tmp_path):
+    """An arm that was added later was missing."""
+    shutil.copytree(told.story.folder / "gap", tmp_path / "gap")
+    strip = told.story.token_strip()
+    without = copy.deepcopy(strip)
+    for row in without.values():
+        del row["gaps"]["sft"]
+    (tmp_path / "strip.json").write_text(json.dumps(without))
+    story = Story(tmp_path, told.story.arms, told.story.settings)
+    assert story.token_strip() == strip
+    assert json.loads((tmp_path / "strip.json").read_text()) == strip
+
+
+def test_vsp_pictures_left_out_are_named_in_summary_and_report(told, vsp, monkeypatch, tmp_path):
+    """They were warned of once, and in no result."""
+    pictures = shutil.copytree(vsp, tmp_path / "vsp")
+    (pictures / "level3" / "img" / "99.png").write_bytes(b"no picture")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(pictures))
+    story = told.again()
+    summary = story.summary(0.0)
+    (said,) = summary["vsp_left_out"]
+    assert "99.png: no picture of a maze" in said
+    assert f"1 pictures left out ({said})" in accuracy_section(story, summary)
+    assert told.summary["vsp_left_out"] == []
+    assert "left out" not in accuracy_section(told.story, told.summary)
 
 
 def test_strip_wraps_long_completions_without_losing_a_token():

@@ -1,6 +1,7 @@
 """A study compares like with like, and goes on where it was stopped."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -212,6 +213,28 @@ def test_runs_end_with_a_study_that_is_killed_outright(tmp_path):
     FileLock(held).acquire(timeout=20).lock.release()  # free as soon as the run is gone
 
 
+def test_a_run_that_did_not_hear_that_its_starter_is_gone_is_told_again(tmp_path):
+    """One signal was sent, and fell where nobody listened."""
+    (tmp_path / "deaf.py").write_text(
+        "import signal, sys, time\n"
+        "told = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: told.append(1) or told[2:] and sys.exit(3))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    again = "from experiments import job; job.REPEAT_SECONDS = 0.2; job.main()"
+    run = subprocess.Popen(
+        [sys.executable, "-c", again, "deaf"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"},
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"ready\n"
+    run.communicate(timeout=50)  # closes its input, as the end of its starter does
+    assert run.returncode == 3
+
+
 def test_a_run_keeps_the_commits_that_it_was_trained_at(study):
     run, now = study.run("blank-1"), build.commit()
     run.config.folder.mkdir(parents=True)
@@ -231,6 +254,13 @@ def test_what_is_out_of_form_is_counted_where_it_is_kept(tmp_path):
     write_answers(build.own_answers_path(configs["self_training"]), answers)
     assert left_out(configs["self_training"]) == {"num": 1, "of": 3}
     assert left_out(configs["sft"]) is None
+
+
+def test_own_answers_that_are_gone_are_not_none_out_of_form(tmp_path):
+    """A cleaned cache was reported as 0 of 0."""
+    study = study_in(tmp_path, f"cache_dir={tmp_path}", arms=["self_training"])
+    with pytest.raises(ValueError, match=r"own answers that .*self_training-1 imitates are gone"):
+        left_out(study.runs[0].config)
 
 
 @pytest.mark.slow
