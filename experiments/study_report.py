@@ -220,9 +220,7 @@ def claims_section(summary: dict[str, Any]) -> str:
         "Conditional on this base, this model's size and these mazes. A difference of accuracy is "
         f"not measured where an arm in it has fewer than {MIN_SEEDS} seeds."
     )
-    return f"{said}\n\n" + table(
-        ["claim", "in the paper", "supported if", "here", "numbers"], rows
-    )
+    return f"{said}\n\n" + table(["claim", "in the paper", "supported if", "here", "numbers"], rows)
 
 
 def _number(name: str, value: Any) -> str:
@@ -254,10 +252,10 @@ def comparison_section(summary: dict[str, Any]) -> str:
         return "Not measured: it takes a run of both."
     lacking = summary.get("not_compared", [])
     said = (
-        "A cell is decided where the 95 % interval of the difference leaves out 0; cells are not "
-        "corrected for their number; with one seed of an arm they stay open. Calibration and costs are a number a run: Welch's interval "
-        "over seeds. CPU-seconds are of trainings, without what the base drew or answered for "
-        "them, once for all seeds."
+        "A cell is decided where the 95 % interval of the difference leaves out 0; one seed "
+        "of an arm leaves it open, and cells are not corrected for their number. Calibration and costs "
+        "are a number a run: Welch's interval over seeds. CPU-seconds are of trainings, without "
+        "what the base drew or answered for them, once for all seeds."
     )
     return "\n\n".join(
         [

@@ -295,10 +295,12 @@ def test_intervals_of_few_seeds_stay_in_range():
     """Two seeds gave accuracies up to 1.109, and closures above 1."""
     solved = np.arange(200) < [[150], [160]]
     accuracy = seeds_bootstrap_difference(solved, np.zeros(200), seed=0)
-    assert 0 <= accuracy.low < 0.7 and 0.85 < accuracy.high <= 1
+    assert 0 <= accuracy.low < 0.7
+    assert 0.85 < accuracy.high <= 1
     before = np.linspace(0, 2, 101)
     closure = seeds_bootstrap_closure(before, np.outer([0.2, 0.4], before), seed=0)
-    assert closure.low < 0.6 and 0.8 < closure.high <= 1
+    assert closure.low < 0.6
+    assert 0.8 < closure.high <= 1
 
 
 def test_closure_over_seeds_is_closure_for_one(pairs):
