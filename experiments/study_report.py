@@ -252,8 +252,8 @@ def comparison_section(summary: dict[str, Any]) -> str:
         return "Not measured: it takes a run of both."
     lacking = summary.get("not_compared", [])
     said = (
-        "A cell is decided where the 95 % interval of the difference leaves out 0; one seed "
-        "of an arm leaves it open, and cells are not corrected for their number. Calibration and costs "
+        "A cell is decided where the 95 % interval of the difference leaves out 0; one seed of an "
+        "arm leaves it open, and cells are not corrected for their number. Calibration and costs "
         "are a number a run: Welch's interval over seeds. CPU-seconds are of trainings, without "
         "what the base drew or answered for them, once for all seeds."
     )
