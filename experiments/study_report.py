@@ -338,7 +338,7 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
                 for name, arm in study.config.arms.items()
             ),
             "- Intervals: percentile bootstrap over problems, with Student's t for what an arm's "
-            "seeds spread beyond that. A single seed adds nothing, and no verdict rests on it.",
+            "seeds spread beyond that. A single seed adds nothing.",
             "- Every number: `summary.json`, `arms.csv`, `seeds.csv`; answers: `predictions/`.",
         ]
     )

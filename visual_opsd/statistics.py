@@ -335,7 +335,7 @@ def _seeds_error(arm: NDArray[np.float64]) -> float:
     single = arm - of_seeds - arm.mean(axis=0) + arm.mean()
     freedom = (num_seeds - 1) * max(num_problems - 1, 1)
     variance = of_seeds.var(ddof=1) - (single**2).sum() / freedom / num_problems
-    return float(max(variance, 0.0) / num_seeds) ** 0.5
+    return float(np.sqrt(max(variance, 0.0) / num_seeds))
 
 
 def _estimate(
