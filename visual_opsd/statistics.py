@@ -123,7 +123,9 @@ def seeds_bootstrap_difference(
     was not trained, and too narrow for what was.
     """
     arms = _arms(a, b)
-    means = _resampled_arms(arms, seed, resamples)
+    # No mean leaves the values that it is of: a share stays one.
+    bounds = min(arm.min() for arm in arms), max(arm.max() for arm in arms)
+    means = _resampled_arms(arms, seed, resamples, bounds)
     value = float(arms[0].mean() - arms[1].mean())
     return _estimate(value, means[:, 0] - means[:, 1], confidence)
 
@@ -158,7 +160,7 @@ def seeds_bootstrap_closure(
     arms = _arms(before, after)
     if arms[0].sum() == 0:
         raise ValueError("the gap before sums to 0")
-    means = _resampled_arms(arms, seed, resamples)
+    means = _resampled_arms(arms, seed, resamples, (0.0, np.inf))
     return _estimate(1 - float(arms[1].mean() / arms[0].mean()), 1 - means[:, 1] / means[:, 0])
 
 
@@ -307,20 +309,19 @@ def _resampled_means(
 
 
 def _resampled_arms(
-    arms: Sequence[NDArray[np.float64]], seed: int, resamples: int
+    arms: Sequence[NDArray[np.float64]], seed: int, resamples: int, bounds: tuple[float, float]
 ) -> NDArray[np.float64]:
     """Means of arms [seeds, problems] over drawn problems and likely seeds, [resamples, arms].
 
     The mean of n seeds plus the standard error that is theirs times Student's t with n - 1 degrees
-    of freedom, as drawing among few seeds again spreads too little; within the arm's values, which
-    no mean leaves.
+    of freedom, as drawing among few seeds again spreads too little; within the bounds of any mean.
     """
     means = _resampled_means(np.stack([arm.mean(axis=0) for arm in arms], axis=1), seed, resamples)
     generator = np.random.default_rng((seed, 1))  # not the stream that draws problems
     for column, arm in enumerate(arms):
         if len(arm) > 1:
             shifts = _seeds_error(arm) * generator.standard_t(len(arm) - 1, size=resamples)
-            means[:, column] = np.clip(means[:, column] + shifts, arm.min(), arm.max())
+            means[:, column] = np.clip(means[:, column] + shifts, *bounds)
     return means
 
 

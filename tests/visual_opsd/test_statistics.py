@@ -272,8 +272,8 @@ def test_seeds_add_their_spread_to_that_of_the_problems():
 def test_few_seeds_cover_the_truth_as_often_as_they_say(num_seeds, num_others):
     """512 mazes, seeds apart by 0, 1 and 2 points; tolerance: chance at one in a thousand.
 
-    Only 80 % intervals can show too wide ones: these covered 90 to 98 in 100 when what a seed does
-    on single mazes counted among problems and among seeds.
+    80 % intervals show better what is too wide: three seeds against three covered 97 in 100 when
+    what a seed does on single mazes counted among problems and among seeds.
     """
     generator = np.random.default_rng(0)
     covered, num_trials = {0.95: 0, 0.8: 0}, 150
@@ -297,7 +297,7 @@ def test_intervals_of_few_seeds_stay_in_range():
     accuracy = seeds_bootstrap_difference(solved, np.zeros(200), seed=0)
     assert 0 <= accuracy.low < 0.7
     assert 0.85 < accuracy.high <= 1
-    before = np.linspace(0, 2, 101)
+    before = np.ones(101)
     closure = seeds_bootstrap_closure(before, np.outer([0.2, 0.4], before), seed=0)
     assert closure.low < 0.6
     assert 0.8 < closure.high <= 1
