@@ -17,8 +17,8 @@ Verdict = Literal["supported", "not supported", "not testable here", "not measur
 CONTENT_FREE = (NOISE, "blank", "no_vt")
 MARGIN = 0.03
 """What counts as no change of accuracy."""
-MIN_SEEDS_ALIKE = 2
-"""Seeds that it takes to call two models alike."""
+MIN_SEEDS = 2
+"""Runs of an arm that it takes to judge it: the interval of one knows no spread over seeds."""
 MIN_CLOSURE, MAX_FREE_CLOSURE = 0.584, 0.05
 DRAWN, PRIVILEGED = Key("test", "drawn"), Key("test", "privileged")
 
@@ -60,11 +60,19 @@ def claims(numbers: Numbers, arms: dict[str, Any], speed_up: dict[str, Any] | No
 def _measured(
     numbers: Numbers, needed: Sequence[tuple[str, Key]], decide: Callable[[], tuple[bool, Any]]
 ) -> tuple[Verdict, dict[str, Any]]:
-    """A verdict, or that something it needs was not measured."""
+    """A verdict, or that something it needs was not measured: numbers may be there of one seed."""
     if not all(numbers.results.has(who, key) for who, key in needed):
         return "not measured", {}
     is_supported, found = decide()
+    if not all(_has_seeds(numbers, who) for who, _ in needed):
+        return "not measured", found
     return ("supported" if is_supported else "not supported"), found
+
+
+def _has_seeds(numbers: Numbers, who: str) -> bool:
+    """Whether it is a base, or trained often enough to be judged."""
+    arms = numbers.results.arms
+    return who not in arms or len(arms[who]) >= MIN_SEEDS
 
 
 def _about_the_base(numbers: Numbers) -> list[Claim]:
@@ -171,13 +179,10 @@ def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
         return is_within(found, MARGIN), said
 
     verdict, values = _measured(numbers, [(arm, TEXT), (base, TEXT)], decide)
-    if verdict == "supported" and len(numbers.results.arms[arm]) < MIN_SEEDS_ALIKE:
-        verdict = "not measured"  # one seed has no spread, so that its interval is too narrow
     return Claim(
         claim=f"noise in place of the VTs changes nothing, {where}",
         paper="+0.40 points against SFT; -5.75 against its own start",
-        rule=f"noise minus its base within +-{MARGIN}: 90 % interval (TOST), "
-        f"{MIN_SEEDS_ALIKE} seeds",
+        rule=f"noise minus its base within +-{MARGIN}: 90 % interval (TOST)",
         verdict=verdict,
         numbers=values,
     )
@@ -256,13 +261,16 @@ def _cell(
     numbers: Numbers, question: str, pair: tuple[str, str], key: Key, base: Estimate | None
 ) -> dict[str, Any]:
     one, other = (numbers.accuracy(arm, key) for arm in pair)
+    decided = _decided(numbers.between(*pair, key), pair)
+    if not all(_has_seeds(numbers, arm) for arm in pair):
+        decided["decided_by"] = None
     return {
         "question": question,
         "unit": "share",
         "arms": list(pair),
         "values": [one.as_dict(), other.as_dict()],
         "base": None if base is None else base.as_dict(),
-        **_decided(numbers.between(*pair, key), pair),
+        **decided,
     }
 
 
@@ -292,19 +300,20 @@ def _costs(numbers: Numbers, one: str, other: str) -> tuple[list[dict[str, Any]]
             why = "did not get there" + (", or were stopped" if "seconds" in question else "")
             lacking.append(f"{question}: {' and '.join(without)} {why}")
             continue
-        if min(map(len, found.values())) < 2:
+        if not all(_has_seeds(numbers, arm) for arm in found):
             lacking.append(f"{question}, `{one}` against `{other}`: takes two seeds of both")
             continue
-        a, b = (np.array(row, dtype=float)[:, None] for row in found.values())
+        a, b = (np.array(row, dtype=float) for row in found.values())
+        values = [seeds_difference(row, np.zeros_like(row)) for row in (a, b)]
         base = results.records[BASE].get("calibration_error") if "error" in question else None
         cells.append(
             {
                 "question": question,
                 "unit": "error" if "error" in question else "count",
                 "arms": [one, other],
-                "values": [numbers.mean(a).as_dict(), numbers.mean(b).as_dict()],
+                "values": [value.as_dict() for value in values],
                 "base": None if base is None else Estimate(base, base, base).as_dict(),
-                **_decided(seeds_difference(a[:, 0], b[:, 0]), (other, one)),
+                **_decided(seeds_difference(a, b), (other, one)),
             }
         )
     return cells, lacking

@@ -16,7 +16,7 @@ from experiments import figures, files
 from experiments.figures import Spread
 from experiments.report import HELD_OUT, estimate, percent, read_curve, table, words
 from experiments.study import BASE, Study
-from experiments.study_claims import CONTENT_FREE
+from experiments.study_claims import CONTENT_FREE, MIN_SEEDS
 from experiments.study_results import SFT, TRUE
 from visual_opsd.statistics import Estimate
 
@@ -216,9 +216,11 @@ def claims_section(summary: dict[str, Any]) -> str:
         ]
         for claim in summary["claims"]
     ]
-    return "Conditional on this base, this model's size and these mazes.\n\n" + table(
-        ["claim", "in the paper", "supported if", "here", "numbers"], rows
+    said = (
+        "Conditional on this base, this model's size and these mazes. A difference of accuracy is "
+        f"not measured where an arm in it has fewer than {MIN_SEEDS} seeds."
     )
+    return f"{said}\n\n" + table(["claim", "in the paper", "supported if", "here", "numbers"], rows)
 
 
 def _number(name: str, value: Any) -> str:
@@ -250,10 +252,10 @@ def comparison_section(summary: dict[str, Any]) -> str:
         return "Not measured: it takes a run of both."
     lacking = summary.get("not_compared", [])
     said = (
-        "A cell is decided where the 95 % interval of the difference leaves out 0; cells are not "
-        "corrected for their number. Calibration and costs are a number a run: Welch's interval "
-        "over seeds. CPU-seconds are of trainings, without what the base drew or answered for "
-        "them, once for all seeds."
+        "A cell is decided where the 95 % interval of the difference leaves out 0; one seed of an "
+        "arm leaves it open, and cells are not corrected for their number. Calibration and costs "
+        "are a number a run: Welch's interval over seeds. CPU-seconds are of trainings, without "
+        "what the base drew or answered for them, once for all seeds."
     )
     return "\n\n".join(
         [
@@ -335,8 +337,8 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
                 f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
                 for name, arm in study.config.arms.items()
             ),
-            "- Intervals: percentile bootstrap over problems, with Student's t over an arm's "
-            "seeds: of two or three, wide. A single seed adds nothing.",
+            "- Intervals: percentile bootstrap over problems, with Student's t for what an arm's "
+            "seeds spread beyond that. A single seed adds nothing.",
             "- Every number: `summary.json`, `arms.csv`, `seeds.csv`; answers: `predictions/`.",
         ]
     )

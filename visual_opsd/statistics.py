@@ -119,13 +119,13 @@ def seeds_bootstrap_difference(
     """Mean of ``a`` minus mean of ``b``, each [seeds, problems], sure over both levels.
 
     A resample draws problems, the same for both arms, and for each arm, by itself, how far the mean
-    of its seeds may lie from that of all seeds: by Student's t, as drawing among few seeds again
-    spreads too little. One seed spreads not at all: numbers of seeds may differ, and what was not
-    trained has one. What a seed does on single problems counts on both levels, so that an interval
-    is rather too wide.
+    of its seeds may lie from that of all seeds. One seed spreads not at all: that is right for what
+    was not trained, and too narrow for what was.
     """
     arms = _arms(a, b)
-    means = _resampled_arms(arms, seed, resamples)
+    # No mean leaves the values that it is of: a share stays one.
+    bounds = min(arm.min() for arm in arms), max(arm.max() for arm in arms)
+    means = _resampled_arms(arms, seed, resamples, bounds)
     value = float(arms[0].mean() - arms[1].mean())
     return _estimate(value, means[:, 0] - means[:, 1], confidence)
 
@@ -160,7 +160,7 @@ def seeds_bootstrap_closure(
     arms = _arms(before, after)
     if arms[0].sum() == 0:
         raise ValueError("the gap before sums to 0")
-    means = _resampled_arms(arms, seed, resamples)
+    means = _resampled_arms(arms, seed, resamples, (0.0, np.inf))
     return _estimate(1 - float(arms[1].mean() / arms[0].mean()), 1 - means[:, 1] / means[:, 0])
 
 
@@ -309,20 +309,34 @@ def _resampled_means(
 
 
 def _resampled_arms(
-    arms: Sequence[NDArray[np.float64]], seed: int, resamples: int
+    arms: Sequence[NDArray[np.float64]], seed: int, resamples: int, bounds: tuple[float, float]
 ) -> NDArray[np.float64]:
     """Means of arms [seeds, problems] over drawn problems and likely seeds, [resamples, arms].
 
-    The mean of n seeds plus its standard error times Student's t with n - 1 degrees of freedom:
-    alone, these have the t interval for their quantiles, and Behrens and Fisher's as a difference.
+    The mean of n seeds plus the standard error that is theirs times Student's t with n - 1 degrees
+    of freedom, as drawing among few seeds again spreads too little; within the bounds of any mean.
     """
     means = _resampled_means(np.stack([arm.mean(axis=0) for arm in arms], axis=1), seed, resamples)
     generator = np.random.default_rng((seed, 1))  # not the stream that draws problems
     for column, arm in enumerate(arms):
         if len(arm) > 1:
-            error = arm.mean(axis=1).std(ddof=1) / len(arm) ** 0.5
-            means[:, column] += error * generator.standard_t(len(arm) - 1, size=resamples)
+            shifts = _seeds_error(arm) * generator.standard_t(len(arm) - 1, size=resamples)
+            means[:, column] = np.clip(means[:, column] + shifts, *bounds)
     return means
+
+
+def _seeds_error(arm: NDArray[np.float64]) -> float:
+    """Standard error of an arm's mean that drawn problems do not show: 0 if seeds spread no more.
+
+    Means of seeds differ by what a seed does on all problems and by what it does on single ones.
+    Two-way analysis of variance takes off the latter, which resampled problems hold already.
+    """
+    num_seeds, num_problems = arm.shape
+    of_seeds = arm.mean(axis=1, keepdims=True)
+    single = arm - of_seeds - arm.mean(axis=0) + arm.mean()
+    freedom = (num_seeds - 1) * max(num_problems - 1, 1)
+    variance = of_seeds.var(ddof=1) - (single**2).sum() / freedom / num_problems
+    return float(np.sqrt(max(variance, 0.0) / num_seeds))
 
 
 def _estimate(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -217,6 +218,28 @@ def test_one_seed_decides_no_cost(study):
     summary = summarise(study)
     assert "calibration error" not in {cell["question"] for cell in summary["comparison"]}
     assert any("calibration error" in said for said in summary["not_compared"])
+
+
+def test_one_seed_of_a_trained_arm_decides_no_accuracy(study):
+    """Training passed for free of chance: cells were decided, and claims supported."""
+    cell, claim = "held-out mazes, text-only", "the student passes its own start, text-only"
+
+    def said() -> tuple[dict[str, Any], dict[str, Any]]:
+        summary = summarise(study)
+        (of_map,) = [c for c in summary["comparison"] if c["question"] == cell]
+        (of_claims,) = [c for c in summary["claims"] if c["claim"] == claim]
+        return of_map, of_claims
+
+    for number in (1, 2):
+        path = study.predictions(f"sft-{number}", "test", "text_only")
+        save_predictions(path, predictions(40, 10, "text_only"))
+    decided, supported = said()
+    assert (decided["decided_by"], supported["verdict"]) == ("true_vt", "supported")
+    study.result("true_vt-2").unlink()
+    open_, unmeasured = said()
+    assert (open_["decided_by"], unmeasured["verdict"]) == (None, "not measured")
+    assert open_["difference"]["low"] > 0
+    assert unmeasured["numbers"]["difference"]["low"] > 0
 
 
 def test_cost_that_one_arm_never_pays_is_said_not_dropped(study):
