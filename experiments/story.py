@@ -113,7 +113,8 @@ class Story:
 
     @cached_property
     def _vsp_read(self) -> tuple[list[Problem], list[str]]:
-        folder, left_out = vsp_folder(), list[str]()
+        left_out: list[str] = []
+        folder = vsp_folder()
         return vsp_problems(folder, left_out.append) if folder else [], left_out
 
     def model(self, name: str) -> tuple[Any, Any]:
