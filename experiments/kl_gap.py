@@ -148,6 +148,19 @@ def ids_digest(trajectories: Trajectories) -> str:
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
+def other_completions(mine: dict[str, Any], its: dict[str, Any]) -> str | None:
+    """How the completions of two gaps differ; those measured before ids were kept, by length."""
+    lengths, others = mine["fixed_lengths"], its["fixed_lengths"]
+    if len(lengths) != len(others):
+        return f"{len(lengths)} against {len(others)}"
+    if num_unlike := sum(a != b for a, b in zip(lengths, others, strict=True)):
+        return f"{num_unlike} of {len(lengths)} have another length"
+    digests = [gap.get("fixed_digest") for gap in (mine, its)]
+    if None not in digests and digests[0] != digests[1]:
+        return f"as long, of other tokens (digests {digests[0]} and {digests[1]})"
+    return None
+
+
 def sampled_classes(trajectories: Trajectories, tokenizer: Any) -> list[Tensor]:
     """The class of every sampled token, as an index into ``TOKEN_CLASSES``."""
     return [

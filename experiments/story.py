@@ -34,13 +34,13 @@ from experiments.kl_gap import (
     Trajectories,
     gap_record,
     ids_digest,
+    other_completions,
     sample_fixed,
     token_gaps,
 )
 from experiments.latency import time_in_turn
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import train_all
-from experiments.study_results import _other_completions as other_completions
 from visual_opsd.benchmarks.vsp import vsp_folder, vsp_problems
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints

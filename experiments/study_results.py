@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.evaluation import Prediction, load_predictions
+from experiments.kl_gap import other_completions
 from experiments.study import BASE, Study
 from visual_opsd.statistics import (
     Estimate,
@@ -141,7 +142,7 @@ class Results:
                 f"{say} started from another base: {record['base_digest']}, and "
                 f"{record['base']} is {base['base_digest']}"
             )
-        if said := _other_completions(record["gap"], base["gap"]):
+        if said := other_completions(record["gap"], base["gap"]):
             raise ValueError(f"{say} was scored on other completions than {record['base']}: {said}")
         for on, way in record["scored"]:
             if not on.startswith("dose_"):
@@ -185,19 +186,6 @@ def common_problems(sets: Mapping[str, Sequence[str]]) -> list[str]:
                 f"former, the latter lacks {len(lacking)}, {lacking[:3]} among them"
             )
     return list(sets[smallest])
-
-
-def _other_completions(mine: dict[str, Any], its: dict[str, Any]) -> str | None:
-    """How the completions of two gaps differ; those measured before ids were kept, by length."""
-    lengths, others = mine["fixed_lengths"], its["fixed_lengths"]
-    if len(lengths) != len(others):
-        return f"{len(lengths)} against {len(others)}"
-    if num_unlike := sum(a != b for a, b in zip(lengths, others, strict=True)):
-        return f"{num_unlike} of {len(lengths)} have another length"
-    digests = [gap.get("fixed_digest") for gap in (mine, its)]
-    if None not in digests and digests[0] != digests[1]:
-        return f"as long, of other tokens (digests {digests[0]} and {digests[1]})"
-    return None
 
 
 # Numbers
