@@ -290,80 +290,29 @@ class Story:
 
     def summary(self, wall_seconds: float) -> dict[str, Any]:
         """The numbers of the report: fractions in 0..1, intervals at 95 %."""
-        text = {name: self._solved(name, "text_only") for name in ("base", *self.arms)}
-        drawn, privileged = self._solved("base", "drawn"), self._solved("base", "privileged")
-        student = text["true_vt"]
-        few = slice(len(drawn))
-        gaps = {name: self.gap(name) for name in ("base", *self.arms)}
-        seconds = {key: np.array(values) for key, values in self.latency().items()}
-        seed = self.settings.seed
-
-        def difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-            return paired_bootstrap_difference(a, b, seed).as_dict()
-
-        def ratio(key: str) -> dict[str, float]:
-            return bootstrap_statistic(
-                lambda a, b: float(a.mean() / b.mean()),
-                seconds[key],
-                seconds["student_text_only"],
-                seed=seed,
-                resamples=2000,
-            ).as_dict()
-
+        names = ("base", *self.arms)
         return {
-            "base_drawn": self._accuracy("base", "drawn"),
-            "base_drawn_official": accuracy(self._drawn_officially()).as_dict(),
-            "official_over_fast_drawing": difference(
-                np.array([p.is_solved for p in self._drawn_officially()], dtype=float),
-                drawn[: len(self._drawn_officially())],
-            ),
-            "base_text": self._accuracy("base", "text_only"),
-            "base_privileged": self._accuracy("base", "privileged"),
-            "base_exact_drawings": share(
-                bool(p.has_exact_drawing) for p in self.predictions("base", "drawn")
-            ).as_dict(),
-            "student_text": self._accuracy("true_vt", "text_only"),
-            "noise_text": self._accuracy("matched_noise", "text_only"),
-            "sft_text": self._accuracy("sft", "text_only"),
-            "gain_over_drawn": difference(student[few], drawn),
-            "gain_over_own_text": difference(student, text["base"]),
-            "noise_gain_over_own_text": difference(text["matched_noise"], text["base"]),
-            "gain_over_sft": difference(student, text["sft"]),
-            "gap_recovered": _recovered(student, text["base"], privileged, seed),
-            "kl_gap": gaps["base"]["fixed_mean"],
-            "closure": self.closure("true_vt").as_dict(),
-            "noise_closure": self.closure("matched_noise").as_dict(),
-            "closures": {name: self.closure(name).as_dict() for name in self.arms},
-            "closure_own_trajectories": self.closure("true_vt", "own").as_dict(),
-            "noise_closure_own_trajectories": self.closure("matched_noise", "own").as_dict(),
-            "closure_with_moved_teacher": self.closure("true_vt", "both_moved").as_dict(),
-            "latency_ratio": ratio("drawn_official"),
-            "latency_ratio_fast_teacher": ratio("drawn_fast"),
-            "seconds_a_sample": {key: float(value.mean()) for key, value in seconds.items()},
-            "vsp_student_text": self._vsp("true_vt", "text_only"),
-            "vsp_base_drawn": self._vsp("base", "drawn"),
-            "vsp_base_text": self._vsp("base", "text_only"),
-            "vsp_sft_text": self._vsp("sft", "text_only"),
-            "vsp_text": {name: self._vsp(name, "text_only") for name in ("base", *self.arms)},
-            "vsp_levels": self._vsp_levels(),
-            "vsp_left_out": self.vsp_left_out,
+            **self._solved_held_out(),
+            **self._gap_closed(),
+            **self._latency_ratios(),
+            **self._solved_on_vsp(),
             "sampled_text": {
                 name: accuracy(self.predictions(name, "text_only", at="sampled")).as_dict()
-                for name in ("base", *self.arms)
+                for name in names
             },
             "sizes": {
                 name: {
                     key: value.as_dict()
                     for key, value in by_category(self.predictions(name, "text_only")).items()
                 }
-                for name in ("base", *self.arms)
+                for name in names
             },
             "trivial": {
                 name: {key: value.as_dict() for key, value in trivial(problems).items()}
                 for name, problems in {"test": self.problems, "vsp": self.vsp}.items()
                 if problems
             },
-            "max_rescore_error": max(gap["max_rescore_error"] for gap in gaps.values()),
+            "max_rescore_error": max(self.gap(name)["max_rescore_error"] for name in names),
             "wall_seconds": round(wall_seconds, 1),
             "settings": asdict(self.settings),
             "seed": next(iter(self.arms.values())).seed,
@@ -372,6 +321,74 @@ class Story:
                 name: json.loads((arm.folder / "run.json").read_text())["commit"]
                 for name, arm in self.arms.items()
             },
+        }
+
+    def _solved_held_out(self) -> dict[str, Any]:
+        text = {name: self._solved(name, "text_only") for name in ("base", *self.arms)}
+        drawn, privileged = self._solved("base", "drawn"), self._solved("base", "privileged")
+        official = np.array([p.is_solved for p in self._drawn_officially()], dtype=float)
+        student, seed = text["true_vt"], self.settings.seed
+
+        def difference(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+            return paired_bootstrap_difference(a, b, seed).as_dict()
+
+        return {
+            "base_drawn": self._accuracy("base", "drawn"),
+            "base_drawn_official": accuracy(self._drawn_officially()).as_dict(),
+            "official_over_fast_drawing": difference(official, drawn[: len(official)]),
+            "base_text": self._accuracy("base", "text_only"),
+            "base_privileged": self._accuracy("base", "privileged"),
+            "base_exact_drawings": share(
+                bool(p.has_exact_drawing) for p in self.predictions("base", "drawn")
+            ).as_dict(),
+            "student_text": self._accuracy("true_vt", "text_only"),
+            "noise_text": self._accuracy("matched_noise", "text_only"),
+            "sft_text": self._accuracy("sft", "text_only"),
+            "gain_over_drawn": difference(student[: len(drawn)], drawn),
+            "gain_over_own_text": difference(student, text["base"]),
+            "noise_gain_over_own_text": difference(text["matched_noise"], text["base"]),
+            "gain_over_sft": difference(student, text["sft"]),
+            "gap_recovered": _recovered(student, text["base"], privileged, seed),
+        }
+
+    def _gap_closed(self) -> dict[str, Any]:
+        return {
+            "kl_gap": self.gap("base")["fixed_mean"],
+            "closure": self.closure("true_vt").as_dict(),
+            "noise_closure": self.closure("matched_noise").as_dict(),
+            "closures": {name: self.closure(name).as_dict() for name in self.arms},
+            "closure_own_trajectories": self.closure("true_vt", "own").as_dict(),
+            "noise_closure_own_trajectories": self.closure("matched_noise", "own").as_dict(),
+            "closure_with_moved_teacher": self.closure("true_vt", "both_moved").as_dict(),
+        }
+
+    def _latency_ratios(self) -> dict[str, Any]:
+        seconds = {key: np.array(values) for key, values in self.latency().items()}
+
+        def ratio(key: str) -> dict[str, float]:
+            return bootstrap_statistic(
+                lambda a, b: float(a.mean() / b.mean()),
+                seconds[key],
+                seconds["student_text_only"],
+                seed=self.settings.seed,
+                resamples=2000,
+            ).as_dict()
+
+        return {
+            "latency_ratio": ratio("drawn_official"),
+            "latency_ratio_fast_teacher": ratio("drawn_fast"),
+            "seconds_a_sample": {key: float(value.mean()) for key, value in seconds.items()},
+        }
+
+    def _solved_on_vsp(self) -> dict[str, Any]:
+        return {
+            "vsp_student_text": self._vsp("true_vt", "text_only"),
+            "vsp_base_drawn": self._vsp("base", "drawn"),
+            "vsp_base_text": self._vsp("base", "text_only"),
+            "vsp_sft_text": self._vsp("sft", "text_only"),
+            "vsp_text": {name: self._vsp(name, "text_only") for name in ("base", *self.arms)},
+            "vsp_levels": self._vsp_levels(),
+            "vsp_left_out": self.vsp_left_out,
         }
 
     def closure(self, name: str, of: Literal["fixed", "both_moved", "own"] = "fixed") -> Estimate:
