@@ -21,7 +21,7 @@ RANKS  := $(PY) -m torch.distributed.run --standalone --nproc-per-node
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo pretrain-tiny reproduce-tiny four-tasks ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate evaluate-twins kl-gap attention draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
+.PHONY: help install demo pretrain-tiny reproduce-tiny four-tasks second-bases ablate-noise train train-8gpu train-tiny-2rank export test-distributed soak evaluate evaluate-twins kl-gap attention draw-thoughts own-answers bench notebooks test-notebooks gallery test test-oracle check format clean
 .DELETE_ON_ERROR:
 
 # A flag that is silently ignored would start the very run it was meant to hold back.
@@ -63,6 +63,9 @@ reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/rep
 
 four-tasks: $(STAMP)  ## The tiny base on all four tasks: accuracy against chance, K_gen by category; runs/four-tasks/
 	$(PY) -m experiments.four_tasks $(SET)
+
+second-bases: $(STAMP)  ## Two more bases for ablate-noise, each without one thing of the shipped one's recipe
+	$(PY) -m experiments.second_bases $(SET)
 
 ablate-noise: $(STAMP)  ## Every control, several seeds, verdicts; runs/ablate-noise/report.html (QUICK=1: a few steps of each)
 	$(PY) -m experiments.ablate_noise "RUN=$(RUN)" "QUICK=$(QUICK)" "DRY=$(DRY)" $(if $(MODEL),"model=$(MODEL)") $(SET)

@@ -5,8 +5,10 @@ an experiment go to every arm, keys below ``study.`` to the study (``study.max_s
 names what the arms share instead of the tiny run; ``DRY=1`` only prints what would be trained.
 """
 
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.plan import launch_line, plan
-from experiments.study import Study, load_study
+from experiments.study import STUDY_FILE, ArmConfig, Study, StudyConfig, load_study
 from experiments.study_report import show, write_report
 from experiments.study_summary import summarise
 
@@ -65,9 +67,21 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
     if is_quick:
         name += "-quick"
         overrides = [*table.quick, *overrides]
-    study = Study(load_study(TABLE, [f"study.name={name}", *overrides]))
+    study = Study(with_earlier_arms(load_study(TABLE, [f"study.name={name}", *overrides])))
     study.check()
     return study, is_dry
+
+
+def with_earlier_arms(config: StudyConfig) -> StudyConfig:
+    """Arms that an earlier command added to the same folder stay in its report."""
+    path = Path(config.output_dir) / config.name / STUDY_FILE
+    saved = json.loads(path.read_text())["arms"] if path.is_file() else {}
+    earlier = {
+        name: ArmConfig(seeds=arm["seeds"], changes=tuple(arm["changes"]))
+        for name, arm in saved.items()
+        if name not in config.arms
+    }
+    return replace(config, arms={**config.arms, **earlier})
 
 
 def is_on(key: str, value: str) -> bool:

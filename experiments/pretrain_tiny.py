@@ -136,7 +136,11 @@ def make_start(config: ExperimentConfig) -> None:
 
 
 def pretrain(config: ExperimentConfig) -> dict[str, Any]:
-    """Train until the rule passes; what was found, or an error that says how far it came."""
+    """Train until the rule passes; what was found, or an error that says how far it came.
+
+    Raises:
+        SystemExit: No step passed.
+    """
     make_start(config)
     tokenizer = Tokenizer.load(Path(config.model))
     gate = Gate(config, tokenizer)
@@ -147,7 +151,7 @@ def pretrain(config: ExperimentConfig) -> dict[str, Any]:
         raise SystemExit(f"no step passed {gate.rule}; the last was {curve[-1:]}")
     base = config.folder / "base"
     facts = {
-        "command": "make pretrain-tiny",
+        "experiment": config.name,
         "commit": json.loads((config.folder / "run.json").read_text())["commit"],
         "seed": config.seed,
         "rule": asdict(gate.rule),
@@ -232,12 +236,15 @@ def verify(facts: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Command line: ``[--ship] [--verify] [key=value ...]``."""
+    """Command line: ``[EXPERIMENT.yaml] [--ship] [--verify] [key=value ...]``."""
     flags = {argument for argument in sys.argv[1:] if argument.startswith("--")}
     if unknown := flags - {"--ship", "--verify"}:
         raise SystemExit(f"unknown options {sorted(unknown)}; there are --ship and --verify")
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    config = load_experiment(EXPERIMENT, overrides)
+    path = Path(overrides.pop(0)) if overrides and overrides[0].endswith(".yaml") else EXPERIMENT
+    if path != EXPERIMENT and flags:
+        raise SystemExit(f"{path} is not the shipped base's recipe: no {sorted(flags)}")
+    config = load_experiment(path, overrides)
     facts = pretrain(config)
     print(json.dumps(facts["shipped"], indent=2))
     if "--ship" in flags:

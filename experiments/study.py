@@ -26,16 +26,16 @@ from experiments.side_by_side import Job, last_step, run_all
 from visual_opsd.contexts import Problem
 
 PREFIX = "study."
-BASE, OTHER_BASE = "base", "other_base"
-FROM_OTHER_BASE = ("true_vt", "matched_noise")
-"""The arms that are trained from the second base too."""
-PAIRS = (("true_vt", "sft"), ("drawn_vt", "self_training"))
-"""Compared in the map, which asks what else than in-distribution accuracy either is good for:
-distillation and imitation with gold answers, and without any."""
-COMPARED = tuple(arm for pair in PAIRS for arm in pair)
+STUDY_FILE = "study.json"
+"""What a study's folder was claimed for, in it."""
+BASE, OTHER_BASE, UNDRAWN_BASE = "base", "other_base", "undrawn_base"
+FROM_BASE = {OTHER_BASE: ("true_vt", "matched_noise"), UNDRAWN_BASE: ("sft",)}
+"""The arms that are trained from another base too."""
+DISTILLED_FROM = {"gold": "true_vt", "own": "drawn_vt"}
+"""The arm that imitation of such answers is held against in the map."""
 UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
-MAY_GROW = ("arms", "bases", "other_base", "max_seeds", "jobs", "quick")
+MAY_GROW = ("arms", "bases", OTHER_BASE, UNDRAWN_BASE, "max_seeds", "jobs", "quick")
 """Facts about a study that may be added to, or change no result."""
 MAY_DIFFER = (
     *("name", "seed", "method", "rollout.", "visual_opsd.", "sft.", "drawing"),
@@ -66,7 +66,9 @@ class StudyConfig:
     quick: tuple[str, ...] = ()
     """What ``QUICK=1`` adds to the command line."""
     other_base: str | None = None
-    """A second base, say one whose SFT saw no corrupted visual thoughts: is noise neutral there?"""
+    """One whose SFT saw no corrupted visual thoughts: is noise neutral there too?"""
+    undrawn_base: str | None = None
+    """One without interleaved training: what is text-only SFT worth from there?"""
     output_dir: str = "runs"
     max_seeds: int | None = None
     """At most so many of every arm."""
@@ -151,8 +153,8 @@ class Study:
         self.config = config
         self.folder = Path(config.output_dir) / config.name
         self.bases = {BASE: Path(self.shared.model)}
-        if config.other_base is not None:
-            self.bases[OTHER_BASE] = Path(config.other_base)
+        others = {OTHER_BASE: config.other_base, UNDRAWN_BASE: config.undrawn_base}
+        self.bases |= {name: Path(base) for name, base in others.items() if base is not None}
         self.runs = self._runs()
         self._started: float | None = None
 
@@ -232,6 +234,25 @@ class Study:
                 said = "; ".join(f"{key}: {mine} -> {its}" for key, (mine, its) in changed.items())
                 raise ValueError(f"{other.name} is not comparable with {first.name}: {said}")
 
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Arms of the map, which asks what else than in-distribution accuracy either is good for.
+
+        Distillation against each arm that imitates: with gold answers, and without any.
+        """
+        found = []
+        for name in self.config.arms:
+            config = self._arms[name]
+            one = DISTILLED_FROM[config.data.answers]
+            if config.method == "sft" and one in self.config.arms:
+                found.append((one, name))
+        return found
+
+    def is_compared(self, run: Run) -> bool:
+        """Whether a run is asked all that the map asks, whichever arms there are beside it."""
+        is_either = run.config.method == "sft" or run.arm in DISTILLED_FROM.values()
+        return run.base == BASE and is_either
+
     def is_untuned(self, arm: str) -> bool:
         """Whether a method that is not the shared one runs with the shared one's optimiser."""
         config = next(run.config for run in self.runs if run.arm == arm)
@@ -243,7 +264,7 @@ class Study:
     def claim(self) -> None:
         """Make the folder this study's, before anything is measured or trained.
 
-        Arms, seeds and a second base may be added; what is there may not be changed.
+        Arms, seeds and other bases may be added; what is there may not be changed.
 
         Raises:
             ValueError: It holds another study; names the keys.
@@ -258,8 +279,8 @@ class Study:
             )
         for key, base in self.bases.items():
             if not base.is_dir():
-                raise build.absent("model" if key == BASE else f"{PREFIX}other_base", base)
-        path = self.folder / "study.json"
+                raise build.absent("model" if key == BASE else f"{PREFIX}{key}", base)
+        path = self.folder / STUDY_FILE
         saved = json.loads(path.read_text()) if path.is_file() else {}
         mine = {
             **asdict(self.config),
@@ -281,7 +302,7 @@ class Study:
     @property
     def commit(self) -> str:
         """What it was started with."""
-        return str(json.loads((self.folder / "study.json").read_text())["commit"])
+        return str(json.loads((self.folder / STUDY_FILE).read_text())["commit"])
 
     def execute(self) -> dict[str, Path]:
         """Do all that is not done; returns the logs of what failed, by name."""
@@ -307,7 +328,7 @@ class Study:
     # The table
 
     def _runs(self) -> tuple[Run, ...]:
-        """Seed by seed; those from the second base last."""
+        """Seed by seed; those from other bases last."""
         arms = self.config.arms
         limit = self.config.max_seeds or max(arm.seeds for arm in arms.values())
         rounds = range(1, limit + 1)
@@ -316,7 +337,7 @@ class Study:
             for base in self.bases
             for number in rounds
             for name, arm in arms.items()
-            if number <= arm.seeds and (base == BASE or name in FROM_OTHER_BASE)
+            if number <= arm.seeds and (base == BASE or name in FROM_BASE[base])
         ]
         return tuple(found)
 

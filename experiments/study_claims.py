@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import BASE, OTHER_BASE, PAIRS
+from experiments.study import BASE, OTHER_BASE, UNDRAWN_BASE
 from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Matrix, Numbers
 from visual_opsd.statistics import Estimate, bootstrap_statistic, seeds_difference
 
@@ -118,10 +118,20 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
 
         return decide
 
+    imitations = [other for one, other in numbers.results.study.pairs if one == TRUE] or [SFT]
     rows = [
         ("the student passes the teacher that draws", "+3.40 points", "base", DRAWN),
         ("the student passes its own start, text-only", "+4.13 points", "base", TEXT),
-        ("the student passes text-only SFT", "+10.28 points, from another start", SFT, TEXT),
+        *(
+            (f"the student passes text-only SFT: `{other}`", "-", other, TEXT)
+            for other in imitations
+        ),
+        (
+            "the student passes text-only SFT from a base that never drew",
+            "+10.28 points",
+            f"{SFT}_{UNDRAWN_BASE}",
+            TEXT,
+        ),
         ("the true VTs do more than the answer in text", "-", "answer_text", TEXT),
         ("the data set's VTs do more than the model's own", "-", "drawn_vt", TEXT),
     ]
@@ -192,6 +202,7 @@ def _about_closure(arms: dict[str, Any]) -> list[Claim]:
     found = []
     for name in (TRUE, *CONTENT_FREE):
         value = arms[name]["closure"] if name in arms else None
+        is_judged = name in arms and arms[name]["num_seeds"] >= MIN_SEEDS
         if name == TRUE:
             claim = f"the KL gap closes with true VTs: `{name}`"
             paper, rule = "58.4 % closed", f"closure >= {MIN_CLOSURE}"
@@ -207,7 +218,7 @@ def _about_closure(arms: dict[str, Any]) -> list[Claim]:
                 claim=claim,
                 paper=paper,
                 rule=rule,
-                verdict="not measured" if value is None else verdict,
+                verdict=verdict if is_judged else "not measured",
                 numbers={} if value is None else {"closure": value},
             )
         )
@@ -239,7 +250,7 @@ def comparison(numbers: Numbers) -> tuple[list[dict[str, Any]], list[str]]:
     results = numbers.results
     cells: list[dict[str, Any]] = []
     lacking: list[str] = []
-    for one, other in PAIRS:
+    for one, other in results.study.pairs:
         if one not in results.arms or other not in results.arms:
             continue
         for question, key in {

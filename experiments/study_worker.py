@@ -27,7 +27,7 @@ from experiments.kl_gap import (
 from experiments.report import read_curve
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import is_finished
-from experiments.study import COMPARED, Run, Study
+from experiments.study import Run, Study
 from experiments.train import train
 from experiments.watch import HELD_OUT
 from visual_opsd.contexts import Problem
@@ -68,7 +68,7 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
     sessions = list(config.folder.glob("metrics/session_*"))
     seconds = json.loads((config.folder / "cpu_seconds.json").read_text())
     measured = Measurement(study, run.name, run.base, model_folder)
-    is_compared = run.arm in COMPARED
+    is_compared = study.is_compared(run)
     return {
         "arm": run.arm,
         "number": run.number,

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
 from datamodules.own_answers import OwnAnswers
-from datamodules.sources import ProblemSource, ThinkMorphRows
+from datamodules.sources import DamageNoted, ProblemSource, ThinkMorphRows
 from experiments import build
 from experiments.environment import note_environment
 from experiments.export import export
@@ -58,6 +58,7 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     trainer = build.trainer(config, callbacks, strategy)
     last = build.last_checkpoint(config.folder)
     trainer.fit(module, data, ckpt_path=last, weights_only=False)
+    note_damaged(data.train, config.folder / f"damaged.{trainer.global_rank}.json")
     if trainer.interrupted:
         raise KeyboardInterrupt
     points = build.only(callbacks, SavePoints)
@@ -95,6 +96,7 @@ def note_left_out(source: ProblemSource, folder: Path) -> None:
         print(
             f"{len(source)} own answers are trained on; {source.num_left_out} out of form left out"
         )
+        source = source.source
     if not isinstance(source, ThinkMorphRows):
         return
     rows = source.rows
@@ -104,6 +106,14 @@ def note_left_out(source: ProblemSource, folder: Path) -> None:
     if getattr(rank_zero_only, "rank", 0) == 0:
         (folder / "left_out.json").write_text(json.dumps(rows.index.left_out, indent=2) + "\n")
         print(f"{len(rows)} of {rows.num_rows} rows are trained on; left out: {counts or 'none'}")
+
+
+def note_damaged(source: ProblemSource, path: Path) -> None:
+    """Keep which rows proved to be damaged when they were read, those of earlier sessions too."""
+    if isinstance(source, DamageNoted) and source.failed:
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        known |= {str(row): why for row, why in source.failed.items()}
+        path.write_text(json.dumps(known, indent=2) + "\n")
 
 
 def main() -> None:

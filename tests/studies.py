@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import ablate_noise
 from experiments.evaluation import Prediction, save_predictions
-from experiments.study import BASE, COMPARED, Study, load_study
+from experiments.study import BASE, Study, load_study
 
 SMALL = ["study.num_problems=40", "study.num_drawn=10", "study.num_timed=2", "study.max_seeds=2"]
 SMALL += ["study.num_resamples=100"]
@@ -56,7 +56,7 @@ def gap_of(arm: str) -> dict[str, Any]:
 def put(study: Study, name: str, arm: str, base: str = BASE, **changes: Any) -> None:
     """The files that a worker leaves behind, by hand."""
     asked = [("test", "text_only", 40)]
-    if name == base or arm in COMPARED:
+    if name == base or study.is_compared(study.run(name)):
         asked += [("unseen_sizes", "text_only", 10), ("hard", "text_only", 10)]
         asked += [("test", "privileged", 10), ("test", "drawn", 10)]
     if name == base:

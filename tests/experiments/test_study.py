@@ -159,6 +159,20 @@ def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
         Study(replace(config, arms=changed)).claim()
 
 
+def test_arms_of_an_earlier_command_stay(tmp_path):
+    """A command without them left their results out of the report, unsaid."""
+    here = f"study.output_dir={tmp_path}"
+    added = "[visual_opsd.divergence.kind=forward_kl]"
+    added_too = [f"study.arms.forward_kl.changes={added}", "study.arms.forward_kl.seeds=1"]
+    study, _ = ablate_noise.read([*added_too, here])
+    study.claim()
+    again, _ = ablate_noise.read([here])
+    assert again.run("forward_kl-1").config == study.run("forward_kl-1").config
+    again.claim()
+    with pytest.raises(ValueError, match="another study: arms.forward_kl"):
+        ablate_noise.read(["study.arms.forward_kl.changes=[]", here])[0].claim()
+
+
 # Running
 
 

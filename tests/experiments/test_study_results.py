@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.evaluation import donors_of, load_predictions, save_predictions
-from experiments.study import BASE, OTHER_BASE, Study
+from experiments.study import BASE, OTHER_BASE, UNDRAWN_BASE, ArmConfig, Study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import arms_section, making_section, write_report
 from experiments.study_results import TEXT, Key, Numbers, Results
@@ -126,6 +126,18 @@ def test_second_base_is_asked_about_noise_too(study):
     assert verdicts[second] == "supported"
 
 
+def test_sft_is_asked_from_a_base_that_never_drew_too(study):
+    study = Study(replace(study.config, undrawn_base=study.shared.model))
+    study.claim()
+    put(study, UNDRAWN_BASE, UNDRAWN_BASE, base=UNDRAWN_BASE)
+    for run in [run for run in study.runs if run.base == UNDRAWN_BASE]:
+        assert run.config.method == "sft"
+        put(study, run.name, run.arm, base=UNDRAWN_BASE)
+    verdicts = {claim["claim"]: claim["verdict"] for claim in summarise(study)["claims"]}
+    asked = "the student passes text-only SFT from a base that never drew"
+    assert verdicts[asked] == "supported"
+
+
 def test_numbers_are_those_of_the_files(study):
     summary = summarise(study)
     arms = summary["arms"]
@@ -171,7 +183,7 @@ def test_verdicts_follow_the_numbers(study):
     found = verdicts()
     control = "what helps is what the VTs show: `true_vt` against `blank`"
     assert found[control] == "supported"
-    assert found["the student passes text-only SFT"] == "not supported"
+    assert found["the student passes text-only SFT: `sft`"] == "not supported"
     assert found["noise in place of the VTs changes nothing, on the shipped base"] == "supported"
     second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
     assert found[second] == "not measured"
@@ -240,6 +252,31 @@ def test_one_seed_of_a_trained_arm_decides_no_accuracy(study):
     assert (open_["decided_by"], unmeasured["verdict"]) == (None, "not measured")
     assert open_["difference"]["low"] > 0
     assert unmeasured["numbers"]["difference"]["low"] > 0
+
+
+def test_one_seed_decides_no_closure(study):
+    for number in (1, 2):
+        put(study, f"true_vt-{number}", "true_vt")
+    study.result("true_vt-2").unlink()
+    claim = "the KL gap closes with true VTs: `true_vt`"
+    (found,) = [c for c in summarise(study)["claims"] if c["claim"] == claim]
+    assert found["verdict"] == "not measured"
+    assert found["numbers"]["closure"]["value"] == pytest.approx(0.6)
+
+
+def test_tuned_sft_has_its_own_claim_and_cells(study):
+    """It was in the table alone, where nobody saw that it was ahead."""
+    changes = (*study.config.arms["sft"].changes, "sft.optimiser.learning_rate=3e-4")
+    arms = {**study.config.arms, "sft_slow": ArmConfig(seeds=2, changes=changes)}
+    study = Study(replace(study.config, arms=arms))
+    study.claim()
+    for number in (1, 2):
+        put(study, f"sft_slow-{number}", "sft_slow")
+    summary = summarise(study)
+    verdicts = {claim["claim"]: claim["verdict"] for claim in summary["claims"]}
+    assert verdicts["the student passes text-only SFT: `sft_slow`"] == "supported"
+    assert verdicts["the student passes text-only SFT: `sft`"] == "not supported"
+    assert ["true_vt", "sft_slow"] in [cell["arms"] for cell in summary["comparison"]]
 
 
 def test_cost_that_one_arm_never_pays_is_said_not_dropped(study):
