@@ -94,7 +94,12 @@ def write_twin_thoughts(
     look = _say(LOOK, rng, puzzle.subject)
     drawn = _say(DRAWN[puzzle.task], rng)
     if length == "tiny":
-        return Thoughts(text_thoughts=(look, drawn), text_only_thought=look)
+        # What was found is said in words: from a picture straight to an option's letter, a tiny
+        # model learnt nothing of a search.
+        return Thoughts(
+            text_thoughts=(look, f"{drawn} {puzzle.conclusion}"),
+            text_only_thought=f"{look} {puzzle.conclusion}",
+        )
     seen = " ".join((_say(OPENING, rng), *puzzle.details, look))
     concluded = f"{puzzle.conclusion} {_say(CHECK, rng)}"
     return Thoughts(

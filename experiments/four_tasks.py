@@ -59,6 +59,7 @@ SCORED_AS: dict[str, Benchmark] = {
 PAPER_GAPS = {SEARCH_TASK: 4.23, NAVIGATION_TASK: 3.96, CHART_TASK: 3.51, JIGSAW_TASK: 6.84}
 """K_gen of ThinkMorph-7B in nats a token (Table 1)."""
 PAPER_MEAN_GAP = 4.64
+_SENTENCE = re.compile(r" ?[^.]+\.")
 _NAMES = (*PALETTE, *SHAPES, *(side for sides in SIDES.values() for side in sides))
 
 
@@ -129,7 +130,8 @@ def phrases(problems: Sequence[Problem]) -> list[str]:
     """What twins say between names and numbers, and the names, where no maze's thought has them.
 
     One token each, as in decision record 0001: a tiny model learns what a word looks like, not how
-    it is spelt. The question of a jigsaw is one.
+    it is spelt. The question of a jigsaw is one, and so is each sentence about it: what is found is
+    never in one token with what comes before.
     """
     found = dict.fromkeys((*_NAMES, "</think><answer>", "</answer>"))
     name = re.compile(rf"\d+|{'|'.join(_NAMES)}")
@@ -138,10 +140,12 @@ def phrases(problems: Sequence[Problem]) -> list[str]:
         thoughts = (*problem.text_thoughts, problem.text_only_thought)
         if problem.task == NAVIGATION_TASK:
             of_mazes += " ".join(thoughts)
-        elif problem.task == JIGSAW_TASK:
-            found |= dict.fromkeys((problem.question, *thoughts))
+            continue
+        sentences = [sentence for thought in thoughts for sentence in _SENTENCE.findall(thought)]
+        if problem.task == JIGSAW_TASK:
+            found |= dict.fromkeys((problem.question, *sentences))
         else:
-            for text in (problem.question, *thoughts):
+            for text in (problem.question, *sentences):
                 found |= dict.fromkeys(piece for piece in name.split(text) if len(piece) > 1)
     return [phrase for phrase in found if phrase not in of_mazes]
 

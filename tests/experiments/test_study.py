@@ -169,7 +169,7 @@ def test_arms_of_an_earlier_command_stay(tmp_path):
     again, _ = ablate_noise.read([here])
     assert again.run("forward_kl-1").config == study.run("forward_kl-1").config
     again.claim()
-    with pytest.raises(ValueError, match="another study: arms.forward_kl"):
+    with pytest.raises(ValueError, match=r"another study: arms\.forward_kl"):
         ablate_noise.read(["study.arms.forward_kl.changes=[]", here])[0].claim()
 
 
