@@ -15,7 +15,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments import build
 from experiments.plan import launch_line, plan
+from experiments.schema import load_experiment
 from experiments.study import STUDY_FILE, ArmConfig, Study, StudyConfig, load_study
 from experiments.study_report import show, write_report
 from experiments.study_summary import summarise
@@ -61,13 +63,17 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
     table = load_study(TABLE)
     name = table.name
     is_quick, is_dry = (is_on(key, flags[key]) for key in ("QUICK", "DRY"))
+    given: list[str] = []
     if flags["RUN"] not in ("", table.experiment):
         name += f"-{Path(flags['RUN']).name}"
-        overrides.insert(0, f"study.experiment={flags['RUN']}")
+        experiment = load_experiment(Path("experiments") / f"{flags['RUN']}.yaml")
+        given = [f"study.experiment={flags['RUN']}"]
+        given += [] if build.protocol_of(experiment) is None else table.large
     if is_quick:
         name += "-quick"
-        overrides = [*table.quick, *overrides]
-    study = Study(with_earlier_arms(load_study(TABLE, [f"study.name={name}", *overrides])))
+        given += table.quick
+    config = load_study(TABLE, [f"study.name={name}", *given, *overrides])
+    study = Study(with_earlier_arms(config))
     study.check()
     return study, is_dry
 

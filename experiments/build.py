@@ -29,12 +29,14 @@ from datamodules.frozen_lake import MazeSettings
 from datamodules.mazes import MazeData
 from datamodules.own_answers import OwnAnswers
 from datamodules.sources import GeneratedMazes
+from experiments.evaluation import GREEDY
 from experiments.schema import FOUR_TASKS, GENERATED, ExperimentConfig, differences, to_yaml
 from experiments.watch import HELD_OUT, LOG_EVERY, watchers
 from lightning_modules.sft import SupervisedFineTuning
 from lightning_modules.sharding import ShardedWeights, Zero3Strategy, rank_files
 from lightning_modules.visual_opsd import VisualOPSD
-from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL
+from visual_opsd.benchmarks.maze_pictures import REDUCED_CELL, draw_path, render
+from visual_opsd.benchmarks.vsp import maze_of
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.model import BagelModel
@@ -188,17 +190,52 @@ def maze_settings(config: ExperimentConfig) -> MazeSettings:
     )
 
 
-def held_out(settings: MazeSettings, split: Any, num_problems: int) -> list[Problem]:
-    """The first different mazes of a split; where a small size runs out, larger ones go on."""
+def held_out(
+    settings: MazeSettings, split: Any, num_problems: int, protocol: Protocol | None = None
+) -> list[Problem]:
+    """The first different mazes of a split; where a small size runs out, larger ones go on.
+
+    ``protocol``: as VSP shows them, 64 px a cell, resized by it (10 MB a problem); None: 16 px.
+    """
     source = GeneratedMazes(settings, split, 64 * num_problems)
     found: dict[tuple[str, ...], Problem] = {}
     for index in range(len(source)):
         found.setdefault(source.maze(index).rows, source.problem(index))
         if len(found) == num_problems:
-            return list(found.values())
+            problems = list(found.values())
+            return problems if protocol is None else [as_shown(p, protocol) for p in problems]
     raise ValueError(
         f"the {split} split has {len(found)} different mazes, {num_problems} are asked for"
     )
+
+
+def as_shown(problem: Problem, protocol: Protocol) -> Problem:
+    """A maze with its pictures in the size for a model that reads real ones."""
+    maze = maze_of(problem)
+    picture = render(maze)
+    drawn = draw_path(picture, maze, maze.shortest_path())
+    return replace(
+        problem,
+        image=protocol.kept(picture, problem.image.role),
+        visual_thoughts=tuple(protocol.kept(drawn, vt.role) for vt in problem.visual_thoughts),
+    )
+
+
+def asked(config: ExperimentConfig) -> dict[str, Any]:
+    """How ``evaluate`` asks the models of a run: the tiny one as it does by itself.
+
+    Any other by the run's own drawing, as many at once as it trains on, and with completions as
+    long as its rollouts; what it draws is looked at as the pictures of its data are.
+    """
+    protocol = protocol_of(config)
+    if protocol is None:
+        return {}
+    return {
+        "sampling": replace(GREEDY, max_tokens=config.rollout.sampling.max_tokens),
+        "drawing": config.drawing,
+        "batch_size": config.data.batch_size,
+        "show": lambda _, drawn: protocol.kept(to_picture(drawn.pixels), drawn.role),
+    }
 
 
 def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
@@ -263,8 +300,10 @@ def callbacks(
     if config.method == "visual_opsd":
         found.append(rollout(config, tokenizer))
     count = config.held_out.num_problems
-    problems = held_out(maze_settings(config), "validation", count) if count else []
-    watching = watchers(config, tokenizer, problems, averaged.memory)
+    problems = (
+        held_out(maze_settings(config), "validation", count, protocol_of(config)) if count else []
+    )
+    watching = watchers(config, tokenizer, problems, averaged.memory, asked(config))
     probe = next((callback for callback in watching if isinstance(callback, Probe)), None)
     found += watching
     found.append(

@@ -10,13 +10,14 @@ import torch
 from rich.progress import track
 
 from visual_opsd.benchmarks.answers import extract_answer, parse_moves, score_maze
-from visual_opsd.benchmarks.maze_pictures import read_maze_pixels, read_path
+from visual_opsd.benchmarks.maze_pictures import read_path
 from visual_opsd.benchmarks.mazes import (
     NAVIGATION_TASK,
     Maze,
     best_constant,
     vertical_then_horizontal,
 )
+from visual_opsd.benchmarks.vsp import maze_of
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.models.interface import Drawing, Sampling
 from visual_opsd.rollouts.answering import Answer, Show, Way, answer, in_batches
@@ -89,7 +90,7 @@ def evaluate(
 
 def score_answer(problem: Problem, given: Answer, way: Way) -> Prediction:
     """Walk an answer through the maze that the problem's picture shows."""
-    maze = read_maze_pixels(problem.image.pixels)
+    maze = maze_of(problem)
     # What the budget cut is no answer, unless it had come to an end by itself.
     has_ended = not given.is_cut or "</answer>" in given.text
     score = score_maze(maze, given.text if has_ended else "")
@@ -115,7 +116,7 @@ def answered(problem: Problem, text: str) -> tuple[str | None, bool]:
     found = extract_answer(text).value
     if problem.task == NAVIGATION_TASK:
         moves = ",".join(parse_moves(found or "") or ())
-        return moves or found, score_maze(read_maze_pixels(problem.image.pixels), text).is_solved
+        return moves or found, score_maze(maze_of(problem), text).is_solved
     return found, found is not None and found.strip().casefold() == problem.answer.casefold()
 
 
@@ -146,7 +147,7 @@ def by_category(predictions: Sequence[Prediction]) -> dict[str, Estimate]:
 
 def trivial(problems: Sequence[Problem]) -> dict[str, Estimate]:
     """What answers that look for no path reach, by the strict rule."""
-    mazes = [read_maze_pixels(problem.image.pixels) for problem in problems]
+    mazes = list(map(maze_of, problems))
     constant, _ = best_constant(mazes)
     return {
         "vertical_then_horizontal": share(

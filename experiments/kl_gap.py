@@ -66,10 +66,15 @@ class Trajectories:
 
 @torch.no_grad()
 def sample_fixed(
-    model: Any, tokenizer: Any, problems: Sequence[Problem], sampling: Sampling, seed: int
+    model: Any,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
 ) -> Trajectories:
     """Sample the completions a gap is measured on, and re-score them."""
-    found, batches, error = [], list(in_batches(problems, BATCH_SIZE)), 0.0
+    found, batches, error = [], list(in_batches(problems, batch_size)), 0.0
     for indices in batches:
         chosen = [problems[index] for index in indices]
         seeds = [row_seed(seed, "fixed", problem.problem_id) for problem in chosen]
@@ -109,7 +114,7 @@ def token_gaps(
         )
         rows = kl.split(list(completions.lengths))
         gaps |= {
-            index: row[is_sampled]  # an injected delimiter is context
+            index: row[is_sampled].cpu()  # an injected delimiter is context
             for index, row, is_sampled in zip(indices, rows, completions.is_sampled, strict=True)
         }
     return [gaps[index] for index in range(len(shown))]
@@ -133,7 +138,7 @@ def gap_record(prefix: str, gaps: Sequence[Tensor]) -> dict[str, Any]:
 def sampled_rows(trajectories: Trajectories, of: Literal["ids", "log_probs"]) -> list[Tensor]:
     """The sampled tokens' ids or log-probabilities, a tensor a problem, in the problems' order."""
     found = {
-        index: row[is_sampled]
+        index: row[is_sampled].cpu()
         for indices, completions in zip(trajectories.batches, trajectories.completions, strict=True)
         for index, row, is_sampled in zip(
             indices, getattr(completions, of), completions.is_sampled, strict=True

@@ -1,7 +1,6 @@
 """Seconds a sample at batch 1, every way in turn: a machine that slows down slows down all."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.evaluation import FAST_DRAWING, evaluate
@@ -15,11 +14,15 @@ WARM_UP = 2
 
 
 def time_in_turn(
-    base: tuple[Any, Any], student: tuple[Any, Any], problems: Sequence[Problem]
+    base: tuple[Any, Any],
+    student: tuple[Any, Any],
+    problems: Sequence[Problem],
+    asked: Mapping[str, Any] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every problem: drawn as the official code does, drawn fast, in text.
 
     ``base`` and ``student`` are models with their tokenizers; the student answers in text alone.
+    ``asked`` goes to ``evaluate``, but for the drawing and the batch, which are the ways' own.
     """
     ways: dict[str, tuple[tuple[Any, Any], Way, Drawing]] = {
         "drawn_official": (base, "drawn", OFFICIAL_DRAWING),
@@ -27,12 +30,15 @@ def time_in_turn(
         "base_text_only": (base, "text_only", FAST_DRAWING),
         "student_text_only": (student, "text_only", FAST_DRAWING),
     }
-    timed = {
-        key: partial(evaluate, *model, way=way, drawing=drawing, batch_size=1)
-        for key, (model, way, drawing) in ways.items()
-    }
+    rest = {key: value for key, value in (asked or {}).items() if key != "drawing"}
+    rest["batch_size"] = 1
+
+    def seconds_of(key: str, problem: Problem) -> float:
+        (model, tokenizer), way, drawing = ways[key]
+        return evaluate(model, tokenizer, [problem], way, drawing=drawing, **rest)[0].seconds
+
     seconds: dict[str, list[float]] = {key: [] for key in ways}
     for problem in (*problems[:WARM_UP], *problems):
         for key in ways:
-            seconds[key].append(timed[key]([problem])[0].seconds)
+            seconds[key].append(seconds_of(key, problem))
     return {key: found[-len(problems) :] for key, found in seconds.items()}

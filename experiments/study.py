@@ -35,7 +35,7 @@ DISTILLED_FROM = {"gold": "true_vt", "own": "drawn_vt"}
 """The arm that imitation of such answers is held against in the map."""
 UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
-MAY_GROW = ("arms", "bases", OTHER_BASE, UNDRAWN_BASE, "max_seeds", "jobs", "quick")
+MAY_GROW = ("arms", "bases", OTHER_BASE, UNDRAWN_BASE, "max_seeds", "jobs", "quick", "large")
 """Facts about a study that may be added to, or change no result."""
 MAY_DIFFER = (
     *("name", "seed", "method", "rollout.", "visual_opsd.", "sft.", "drawing"),
@@ -65,6 +65,8 @@ class StudyConfig:
     """``key=value`` for every arm."""
     quick: tuple[str, ...] = ()
     """What ``QUICK=1`` adds to the command line."""
+    large: tuple[str, ...] = ()
+    """What ``RUN=`` adds for an experiment whose model reads pictures in their own size."""
     other_base: str | None = None
     """One whose SFT saw no corrupted visual thoughts: is noise neutral there too?"""
     undrawn_base: str | None = None
@@ -190,11 +192,12 @@ class Study:
     def problems(self, on: str) -> list[Problem]:
         """One of the sets that models are asked: ``test``, ``hard`` or ``unseen_sizes``."""
         mazes, count = build.maze_settings(self.shared), self.config.num_elsewhere
+        split = "test" if on == "unseen_sizes" else on
         if on == "test":
-            return build.held_out(mazes, "test", self.config.num_problems)
-        if on == "unseen_sizes":
-            return build.held_out(replace(mazes, sizes=UNSEEN_SIZES), "test", count)
-        return build.held_out(mazes, on, count)
+            count = self.config.num_problems
+        elif on == "unseen_sizes":
+            mazes = replace(mazes, sizes=UNSEEN_SIZES)
+        return build.held_out(mazes, split, count, build.protocol_of(self.shared))
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -270,13 +273,6 @@ class Study:
             ValueError: It holds another study; names the keys.
             FileNotFoundError: No such base.
         """
-        source = self.shared.data.source
-        if source != "frozen_lake":
-            # TODO(#5): held-out pictures in the size that a model of this source reads.
-            raise ValueError(
-                f"{self.config.experiment} trains on {source}, and a study scores mazes at 16 px a "
-                "cell, which its model does not read: DRY=1 prints the runs and how to launch each"
-            )
         for key, base in self.bases.items():
             if not base.is_dir():
                 raise build.absent("model" if key == BASE else f"{PREFIX}{key}", base)

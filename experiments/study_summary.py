@@ -84,9 +84,11 @@ def measure_speed(study: Study, results: Results) -> dict[str, Any] | None:
 
     def measure() -> dict[str, Any]:
         models = [study.bases[BASE], student.config.folder / "model"]
-        base, learnt = (checkpoints.load(folder) for folder in models)
+        device = build.own_device(study.shared)
+        base, learnt = (checkpoints.load(folder, device) for folder in models)
         problems = study.problems("test")[: study.config.num_timed]
-        timed = time_in_turn((base[0].eval(), base[1]), (learnt[0].eval(), learnt[1]), problems)
+        pair = (base[0].eval(), base[1]), (learnt[0].eval(), learnt[1])
+        timed = time_in_turn(*pair, problems, build.asked(study.shared))
         return {PROBLEM_IDS: [problem.problem_id for problem in problems], **timed}
 
     seconds = files.kept(study.folder / "latency.json", measure)

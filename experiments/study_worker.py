@@ -4,8 +4,11 @@
 """
 
 import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from filelock import FileLock
 from experiments import build, draw_thoughts, files, own_answers
 from experiments.evaluation import GREEDY, donors_of, evaluate, load_predictions, save_predictions
 from experiments.kl_gap import (
+    BATCH_SIZE,
     SAMPLED,
+    Trajectories,
     class_sums,
     gap_record,
     ids_digest,
@@ -24,6 +29,7 @@ from experiments.kl_gap import (
     sampled_rows,
     token_gaps,
 )
+from experiments.plan import launch_line, write_plan
 from experiments.report import read_curve
 from experiments.schema import ExperimentConfig
 from experiments.side_by_side import is_finished
@@ -34,6 +40,7 @@ from visual_opsd.contexts import Problem
 from visual_opsd.metrics.calibration import answer_confidence, expected_calibration_error
 from visual_opsd.metrics.token_classes import TOKEN_CLASSES
 from visual_opsd.models.bagel import checkpoints
+from visual_opsd.models.interface import Sampling
 from visual_opsd.rollouts.answering import Way
 from visual_opsd.rollouts.own_answers import read_answers
 from visual_opsd.rollouts.trajectories import show
@@ -62,7 +69,7 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
     config = run.config
     trained_at = note_commit(study, run)
     fill_bank(study, run)
-    model_folder = train(config)
+    model_folder = train_alone(config)
     last = build.last_checkpoint(config.folder)
     curve = read_curve(config.folder, HELD_OUT)
     sessions = list(config.folder.glob("metrics/session_*"))
@@ -86,6 +93,30 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         "calibration_error": measured.calibration_error() if is_compared else None,
         "gap": measured.gap(),
     }
+
+
+def train_alone(config: ExperimentConfig) -> Path:
+    """Train here, or where a run takes several processes in those; returns the model folder.
+
+    Raises:
+        ValueError: It takes several nodes, which must be told there; or its processes failed.
+    """
+    if config.trainer.world_size == 1:
+        return train(config)
+    if not is_finished(config):
+        write_plan(config)  # and with it the file that the launch line names
+        if config.trainer.num_nodes > 1:
+            raise ValueError(
+                f"{config.name} takes {config.trainer.num_nodes} nodes: start it on each by "
+                f"`{launch_line(config)}`; when it is finished, the same study goes on"
+            )
+        program, *arguments = shlex.split(launch_line(config))
+        done = subprocess.run(  # noqa: S603 - our own entry point
+            [str(Path(sys.executable).with_name(program)), *arguments], check=False
+        )
+        if done.returncode:
+            raise ValueError(f"{launch_line(config)}: exit code {done.returncode}")
+    return config.folder / "model"
 
 
 def note_commit(study: Study, run: Run) -> list[str]:
@@ -112,6 +143,8 @@ def fill_bank(study: Study, run: Run) -> None:
             files.kept(path, lambda: {"file": str(own_answers.collect(config))})
         elif config.method == "visual_opsd" and config.rollout.intervention == "drawn_vt":
             files.kept(path, lambda: {"num_drawn": draw_thoughts.fill(config).num_drawn})
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the training is another process's
 
 
 def left_out(config: ExperimentConfig) -> dict[str, int] | None:
@@ -157,8 +190,10 @@ class Measurement:
     def __init__(self, study: Study, name: str, base: str, folder: Path) -> None:
         """``folder`` holds the model that is called ``name`` and was trained from ``base``."""
         self.study, self.settings, self.name = study, study.config, name
-        self.model, self.tokenizer = checkpoints.load(folder)
-        self.base, _ = checkpoints.load(study.bases[base])
+        self.asked = build.asked(study.shared)
+        device = build.own_device(study.shared)
+        self.model, self.tokenizer = checkpoints.load(folder, device)
+        self.base, _ = checkpoints.load(study.bases[base], device)
         for model in (self.model, self.base):
             model.eval()
         self.test = study.problems("test")
@@ -189,7 +224,7 @@ class Measurement:
     def gap(self) -> dict[str, Any]:
         """K(T0 || S) on completions of the base; T0 is the frozen base with the true thoughts."""
         problems = self.test[: self.settings.num_trajectories]
-        fixed = sample_fixed(self.base, self.tokenizer, problems, SAMPLED, self.settings.seed)
+        fixed = self._sampled(self.base, problems, SAMPLED)
         gaps = token_gaps(self.base, self.model, self.tokenizer, fixed)
         return {
             **gap_record("fixed", gaps),
@@ -201,7 +236,7 @@ class Measurement:
     def calibration_error(self) -> float:
         """How far confidence in an answer is from its being right, in bins; text-only, greedy."""
         problems = self.test[: self.settings.num_drawn]
-        greedy = sample_fixed(self.model, self.tokenizer, problems, GREEDY, self.settings.seed)
+        greedy = self._sampled(self.model, problems, GREEDY)
         answer = TOKEN_CLASSES.index("answer")
         rows = zip(
             sampled_rows(greedy, "log_probs"), sampled_classes(greedy, self.tokenizer), strict=True
@@ -212,8 +247,15 @@ class Measurement:
         is_right = torch.tensor([is_solved[problem.problem_id] for problem in problems])
         return expected_calibration_error(confidence, is_right)
 
+    def _sampled(self, model: Any, problems: Sequence[Problem], how: Sampling) -> Trajectories:
+        if self.asked:
+            how = replace(how, max_tokens=self.asked["sampling"].max_tokens)
+        at_once = self.asked.get("batch_size", BATCH_SIZE)
+        return sample_fixed(model, self.tokenizer, problems, how, self.settings.seed, at_once)
+
     def _answer(self, on: str, way: Way, problems: Sequence[Problem]) -> list[str]:
-        found = evaluate(self.model, self.tokenizer, problems, way, seed=self.settings.seed)
+        seed = self.settings.seed
+        found = evaluate(self.model, self.tokenizer, problems, way, seed=seed, **self.asked)
         save_predictions(self.study.predictions(self.name, on, way), found)
         return [on, way]
 

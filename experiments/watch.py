@@ -26,20 +26,22 @@ def watchers(
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
     memory: WeightMemory,
+    asked: dict[str, Any],
 ) -> list[L.Callback]:
     """They stand behind the rollout callback; the probe of the student comes first.
 
     A teacher that follows the student may forget how to read visual thoughts: it is watched too.
+    ``asked`` goes to ``evaluate``.
     """
     found: list[L.Callback] = []
     every, is_distilled = config.held_out.every, config.method == "visual_opsd"
     if problems:
-        probe = Probe(greedy(tokenizer, problems, "text_only", HELD_OUT), every, memory)
+        probe = Probe(greedy(tokenizer, problems, "text_only", HELD_OUT, asked), every, memory)
         found.append(probe)
         if config.held_out.patience:
             found.append(EarlyStop(probe, HELD_OUT, config.held_out.patience))
         if is_distilled and config.visual_opsd.teacher in ("ema", "current"):
-            measure = greedy(tokenizer, problems, "privileged", TEACHER)
+            measure = greedy(tokenizer, problems, "privileged", TEACHER, asked)
             found.append(Probe(measure, every, of_teacher=True))
     if is_distilled:
         temperature = config.rollout.sampling.temperature
@@ -49,11 +51,15 @@ def watchers(
 
 
 def greedy(
-    tokenizer: Tokenizer, problems: Sequence[Problem], way: Way, name: str
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    way: Way,
+    name: str,
+    asked: dict[str, Any],
 ) -> Callable[[Any], dict[str, float]]:
     """Greedy accuracy on ``problems`` under that name."""
 
     def measure(model: Any) -> dict[str, float]:
-        return {name: accuracy(evaluate(model, tokenizer, problems, way)).value}
+        return {name: accuracy(evaluate(model, tokenizer, problems, way, **asked)).value}
 
     return measure

@@ -134,14 +134,31 @@ def with_experts(config: BagelConfig, experts: str) -> BagelConfig:
     return replace(config, decoder=replace(config.decoder, experts=experts))
 
 
-def make_autoencoder_model(tokenizer: Tokenizer, patch_size: int = 16) -> BagelModel:
-    """The same decoder behind a small AutoencoderKL: the codec of the 7B model."""
+def make_autoencoder_model(
+    tokenizer: Tokenizer,
+    patch_size: int = 16,
+    positions: int = 4,
+    multipliers: tuple[int, ...] = (1, 2),
+) -> BagelModel:
+    """The same decoder behind a small AutoencoderKL: the codec of the 7B model.
+
+    ``positions``: patches and latents a side, at most. ``multipliers``: of the autoencoder's
+    channels, one a halving and one before.
+    """
+    downsample = 2 ** (len(multipliers) - 1)
     config = configuration(tokenizer.marks)
-    config = replace(config, vision=replace(config.vision, patch_size=patch_size))
-    latent = replace(config.latent, channels=4, downsample=2, patch_size=8, codec="autoencoder_kl")
+    vision = replace(config.vision, patch_size=patch_size, patches_per_side=positions)
+    config = replace(config, vision=vision)
+    latent = replace(config.latent, channels=4, codec="autoencoder_kl")
+    latent = replace(
+        latent,
+        downsample=downsample,
+        patch_size=16 // downsample,
+        tokens_per_side=positions,
+    )
     torch.manual_seed(0)  # diffusers draws its weights from the global state
     autoencoder = autoencoder_kl(
-        channels=32, multipliers=(1, 2), num_residual_blocks=1, latent_channels=4
+        channels=32, multipliers=multipliers, num_residual_blocks=1, latent_channels=4
     )
     codec = LatentCodec(autoencoder, scaling_factor=0.36, shift_factor=0.12)
     model = BagelModel(replace(config, latent=latent), codec, tokenizer.decode)

@@ -12,11 +12,14 @@ from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import write_mazes
 from experiments import build
 from experiments.draw_thoughts import batch_size
+from experiments.evaluation import is_exact
 from experiments.schema import ExperimentConfig, load_experiment
 from lightning_modules.visual_opsd import VisualOPSDConfig
 from tests import tiny
+from visual_opsd.benchmarks.vsp import maze_of
 from visual_opsd.contexts import Image, Role
 from visual_opsd.losses.divergence import DivergenceConfig
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS
 
 
 @pytest.fixture
@@ -248,3 +251,27 @@ def test_a_digest_covers_the_files_of_a_downloaded_folder_and_of_a_student_s_bas
             assert build.digest(folder) != first
             path.write_bytes(content)
         assert build.digest(folder) == first
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_mazes_are_scored_in_the_size_that_a_large_model_sees(protocol):
+    """Maze and path are read back from pictures of 378 to 518 px, whatever was resized."""
+    settings = MazeSettings(sizes=(3, 4, 5, 6, 7, 8))
+    small = build.held_out(settings, "test", 12)
+    large = build.held_out(settings, "test", 12, PROTOCOLS[protocol])
+    for one, other in zip(small, large, strict=True):
+        assert min(other.image.pixels.shape[1:]) > one.image.pixels.shape[1]
+        assert maze_of(other) == maze_of(one)
+        (drawn,) = other.visual_thoughts
+        assert is_exact(drawn, maze_of(one))
+        assert is_exact(Image(drawn.drawn_pixels), maze_of(one))
+        assert not is_exact(other.image, maze_of(one))
+
+
+def test_the_tiny_model_is_asked_as_evaluate_does_by_itself(config_of, tmp_path):
+    assert build.asked(config_of()) == {}
+    asked = build.asked(config_of(f"data.source={tmp_path}", "data.protocol=train"))
+    config = config_of()
+    assert asked["sampling"].temperature == 0
+    assert asked["sampling"].max_tokens == config.rollout.sampling.max_tokens
+    assert (asked["drawing"], asked["batch_size"]) == (config.drawing, config.data.batch_size)

@@ -12,13 +12,19 @@ import pytest
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from datamodules.frozen_lake import MazeSettings
+from datamodules.thinkmorph import write_mazes
 from experiments import ablate_noise, build
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
 from experiments.study import ArmConfig, Study, load_study
 from experiments.study_worker import left_out, note_commit
+from tests import tiny
 from tests.studies import study_in
+from visual_opsd.contexts import student_context
+from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.checkpoints import WEIGHTS
+from visual_opsd.models.bagel.preprocessing import PROTOCOLS
 from visual_opsd.rollouts.own_answers import OwnAnswer, write_answers
 
 ALL = tuple(load_study(ablate_noise.TABLE).arms)
@@ -295,3 +301,38 @@ def test_quick_study_runs_every_arm_and_goes_on_where_it_was(tmp_path, monkeypat
     ablate_noise.main()
     assert left.is_file()
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.slow
+def test_study_of_pictures_in_their_own_size_trains_in_processes_of_its_own(
+    tokenizer, problems, tmp_path, monkeypatch
+):
+    """What a 7B model does on its GPUs: here 378 px pictures, two ranks and ZeRO-3 on the CPU."""
+    shares = {tokenizer.encode(tiny.ASKS)[0]: 0.3, tokenizer.marks.end: 0.1}
+    model = tiny.make_autoencoder_model(
+        tokenizer, patch_size=14, positions=40, multipliers=(1, 1, 1, 1)
+    )
+    model.codec.scaling_factor, model.codec.shift_factor = 0.3611, 0.1159  # the official ones
+    shown = [build.as_shown(problem, PROTOCOLS["train"]) for problem in problems]
+    contexts = [student_context(problem, tokenizer.encode) for problem in shown]
+    checkpoints.save(tiny.inclined(model, contexts, shares), tokenizer, tmp_path / "start")
+    write_mazes(tmp_path / "data", MazeSettings(sizes=(3, 4)), "train", 32)
+
+    monkeypatch.setenv("VISUAL_OPSD_CACHE", str(tmp_path / "cache"))
+    arguments = ["RUN=tiny_2rank", f"study.output_dir={tmp_path}", "study.max_seeds=1"]
+    arguments += [f"model={tmp_path / 'start'}", f"data.source={tmp_path / 'data'}"]
+    arguments += ["data.protocol=train", "data.batch_size=1", "data.sizes=[3,4]"]
+    arguments += ["trainer.max_steps=2", "held_out.num_problems=0", "rollout.sampling.max_tokens=4"]
+    arguments += ["drawing={num_timesteps: 2, text_guidance: 1.0}", "study.num_problems=8"]
+    arguments += ["study.num_drawn=4", "study.num_trajectories=4", "study.num_elsewhere=4"]
+    arguments += ["study.num_dosed=4", "study.num_timed=1", "study.num_resamples=50"]
+    study, _ = ablate_noise.read(arguments)
+    arms = {name: study.config.arms[name] for name in ("true_vt", "sft")}
+    study = Study(replace(study.config, arms=arms))
+    study.claim()
+    summary, failed = ablate_noise.tell(study)
+    assert not failed, next(iter(failed.values())).read_text()[-2000:]
+    assert summary["missing"] == []
+    assert study.problems("test")[0].image.pixels.shape == (3, 378, 378)
+    assert len(list((study.folder / "arms" / "true_vt-1" / "checkpoints").iterdir())) > 0
+    assert summary["arms"]["true_vt"]["accuracy"]["value"] <= 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image as PILImage
@@ -99,9 +100,12 @@ def read_maze(picture: PILImage.Image, cell: int = RENDERED_CELL) -> Maze:
     return read_maze_pixels(reduce_picture(picture, cell_from=cell))
 
 
-def read_maze_pixels(pixels: Float[Tensor, "3 height width"]) -> Maze:
-    """The maze that pixels at 16 px a cell show; see ``read_maze``."""
+def read_maze_pixels(pixels: Float[Tensor, "3 height width"], num_cells: int | None = None) -> Maze:
+    """The maze that pixels show: at 16 px a cell, or ``num_cells`` a side; see ``read_maze``."""
     height, width = pixels.shape[1:]
+    if num_cells is not None and height == width:
+        pixels = _at_reduced(pixels, num_cells)
+        height = width = num_cells * REDUCED_CELL
     if height != width or height % REDUCED_CELL:
         raise ValueError(
             f"expected a square picture of {REDUCED_CELL} px a cell; got {width}x{height} px"
@@ -118,9 +122,11 @@ def read_path(pixels: Float[Tensor, "3 height width"], maze: Maze) -> Moves | No
 
     Looks at every border between two cells: the line crosses it when both sides are redder, by
     nearly half of what a full line would add, than the maze without a line. Good for pictures that
-    a model drew, which are never clean.
+    a model drew, which are never clean. A square larger than 16 px a cell is reduced first.
     """
     side = maze.size * REDUCED_CELL
+    if pixels.shape[1] == pixels.shape[2] > side:
+        pixels = _at_reduced(pixels, maze.size)
     if tuple(pixels.shape[1:]) != (side, side):
         shape = tuple(pixels.shape)
         raise ValueError(f"expected pixels [3, {side}, {side}] for this maze; got {shape}")
@@ -169,6 +175,17 @@ def _is_crossed(red: NDArray[np.float32], cell: Cell, letter: str) -> bool:
         across = slice(row + middle.start, row + middle.stop)
         sides = red[across, border - reach : border], red[across, border : border + reach]
     return min(float(side.mean()) for side in sides) > 0.45
+
+
+def _at_reduced(pixels: Tensor, num_cells: int) -> Tensor:
+    """A square picture at 16 px a cell, whatever size it was resized to."""
+    side = num_cells * REDUCED_CELL
+    if pixels.shape[-1] == side:
+        return pixels
+    resized = F.interpolate(
+        pixels[None].float(), (side, side), mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[0]
 
 
 def _redness(pixels: Tensor) -> Tensor:

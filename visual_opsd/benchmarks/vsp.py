@@ -74,8 +74,9 @@ def vsp_problems(folder: Path, leave_out: Callable[[str], object] | None = None)
 
 
 def maze_of(problem: Problem) -> Maze:
-    """The maze that a problem's picture shows, to score answers by."""
-    return read_maze_pixels(problem.image.pixels)
+    """The maze that a problem's picture shows, at any size if its category ends in the cells."""
+    size = problem.category.rpartition("_")[2]
+    return read_maze_pixels(problem.image.pixels, int(size) if size.isdigit() else None)
 
 
 def maze_from_text(text: str) -> Maze:
