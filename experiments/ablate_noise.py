@@ -18,7 +18,15 @@ from rich.table import Table
 from experiments import build
 from experiments.plan import launch_line, plan
 from experiments.schema import load_experiment
-from experiments.study import STUDY_FILE, ArmConfig, Study, StudyConfig, load_study
+from experiments.study import (
+    OTHER_BASE,
+    STUDY_FILE,
+    UNDRAWN_BASE,
+    ArmConfig,
+    Study,
+    StudyConfig,
+    load_study,
+)
 from experiments.study_report import show, write_report
 from experiments.study_summary import summarise
 
@@ -79,9 +87,17 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
 
 
 def with_earlier_arms(config: StudyConfig) -> StudyConfig:
-    """Arms that an earlier command added to the same folder stay in its report."""
+    """Arms and bases that an earlier command added to the same folder stay in its report."""
     path = Path(config.output_dir) / config.name / STUDY_FILE
-    saved = json.loads(path.read_text())["arms"] if path.is_file() else {}
+    if not path.is_file():
+        return config
+    facts = json.loads(path.read_text())
+    saved = facts["arms"]
+    config = replace(
+        config,
+        other_base=config.other_base or facts.get(OTHER_BASE),
+        undrawn_base=config.undrawn_base or facts.get(UNDRAWN_BASE),
+    )
     earlier = {
         name: ArmConfig(seeds=arm["seeds"], changes=tuple(arm["changes"]))
         for name, arm in saved.items()

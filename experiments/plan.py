@@ -6,6 +6,7 @@ of the configuration, and ``step_seconds=``; without, the speed that the run has
 
 import csv
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -139,7 +140,7 @@ def measured_step_seconds(config: ExperimentConfig) -> float | None:
 def launch_line(config: ExperimentConfig) -> str:
     """How the run is started; on several nodes, on each of them."""
     trainer = config.trainer
-    command = f"-m experiments.train {config.folder / RESOLVED}"
+    command = f"-m experiments.train {shlex.quote(str(config.folder / RESOLVED))}"
     if trainer.world_size == 1:
         return f"python {command}"
     if trainer.num_nodes == 1:

@@ -1,8 +1,8 @@
 """The two other bases of ``make ablate-noise``, from nothing: ``make second-bases``, resumable.
 
-``python -m experiments.second_bases [key=value ...]``, keys for both. Each leaves out one thing of
-the shipped base's recipe (``experiments/second_bases/*.yaml``), and the study says what of its
-findings depends on it.
+``python -m experiments.second_bases [key=value ...]``, keys for both. Each leaves out one kind
+of rows of the shipped base's recipe (``experiments/second_bases/*.yaml``), and the study says what
+of its findings depends on it.
 """
 
 import sys

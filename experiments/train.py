@@ -15,7 +15,7 @@ from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
 from datamodules.own_answers import OwnAnswers
 from datamodules.sources import DamageNoted, ProblemSource, ThinkMorphRows
-from experiments import build
+from experiments import build, files
 from experiments.environment import note_environment
 from experiments.export import export
 from experiments.plan import bytes_per_gpu, check_fits
@@ -57,8 +57,10 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     callbacks = build.callbacks(config, tokenizer, extra, weights)
     trainer = build.trainer(config, callbacks, strategy)
     last = build.last_checkpoint(config.folder)
-    trainer.fit(module, data, ckpt_path=last, weights_only=False)
-    note_damaged(data.train, config.folder / f"damaged.{trainer.global_rank}.json")
+    try:
+        trainer.fit(module, data, ckpt_path=last, weights_only=False)
+    finally:
+        note_damaged(data.train, config.folder / f"damaged.{trainer.global_rank}.json")
     if trainer.interrupted:
         raise KeyboardInterrupt
     points = build.only(callbacks, SavePoints)
@@ -113,7 +115,7 @@ def note_damaged(source: ProblemSource, path: Path) -> None:
     if isinstance(source, DamageNoted) and source.failed:
         known = json.loads(path.read_text()) if path.is_file() else {}
         known |= {str(row): why for row, why in source.failed.items()}
-        path.write_text(json.dumps(known, indent=2) + "\n")
+        files.write(path, json.dumps(known, indent=2) + "\n")
 
 
 def main() -> None:

@@ -175,6 +175,9 @@ def test_arms_of_an_earlier_command_stay(tmp_path):
     again, _ = ablate_noise.read([here])
     assert again.run("forward_kl-1").config == study.run("forward_kl-1").config
     again.claim()
+    based, _ = ablate_noise.read([f"study.undrawn_base={study.shared.model}", here])
+    based.claim()
+    assert "sft_undrawn_base-1" in {run.name for run in ablate_noise.read([here])[0].runs}
     with pytest.raises(ValueError, match=r"another study: arms\.forward_kl"):
         ablate_noise.read(["study.arms.forward_kl.changes=[]", here])[0].claim()
 
