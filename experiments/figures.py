@@ -165,7 +165,8 @@ def _lines(axes: Axes, series: Mapping[str, Curve], names: Sequence[str]) -> Non
 def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, float]) -> Figure:
     """Arms as rows: the interval as a line, the seeds as points; one panel a quantity.
 
-    ``references`` are level lines, by the title of their panel.
+    ``references`` are level lines, by the title of their panel. Beyond -1 and 1 an axis that needs
+    more is logarithmic: one arm that moves far would hide the others.
     """
     num_rows = max(map(len, panels.values()))
     figure = Figure(figsize=(WIDTH_INCHES, 0.36 * num_rows + 1.1), layout="constrained")
@@ -180,6 +181,8 @@ def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, flo
             axes.axvline(references[title], color="0.35", linestyle="--", linewidth=1.2)
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set(title=title, ylim=(len(rows) - 0.5, -0.5))
+        if any(max(abs(row.low), abs(row.high)) > 2 for row in rows):
+            axes.set_xscale("symlog", linthresh=1)
     return figure
 
 
