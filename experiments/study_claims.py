@@ -205,13 +205,13 @@ def _about_closure(arms: dict[str, Any]) -> list[Claim]:
         is_judged = name in arms and arms[name]["num_seeds"] >= MIN_SEEDS
         if name == TRUE:
             claim = f"the KL gap closes with true VTs: `{name}`"
-            paper, rule = "58.4 % closed", f"closure >= {MIN_CLOSURE}"
-            is_met = value is not None and value["value"] >= MIN_CLOSURE
+            paper, rule = "58.4 % closed", f"closure: interval from {MIN_CLOSURE} up"
+            is_met = value is not None and value["low"] >= MIN_CLOSURE
         else:
             claim = f"the KL gap stays open without content: `{name}`"
             paper = "3.5 % closed" if name == NOISE else "-"
-            rule = f"closure <= {MAX_FREE_CLOSURE}"
-            is_met = value is not None and value["value"] <= MAX_FREE_CLOSURE
+            rule = f"closure: interval up to {MAX_FREE_CLOSURE}"
+            is_met = value is not None and value["high"] <= MAX_FREE_CLOSURE
         verdict: Verdict = "supported" if is_met else "not supported"
         found.append(
             Claim(

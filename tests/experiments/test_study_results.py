@@ -264,6 +264,23 @@ def test_one_seed_decides_no_closure(study):
     assert found["numbers"]["closure"]["value"] == pytest.approx(0.6)
 
 
+def test_closure_is_judged_by_its_interval(study):
+    """Seeds of .25 and .95 have a mean above the target, and show nothing."""
+    claim = "the KL gap closes with true VTs: `true_vt`"
+
+    def verdict(*closed: float) -> str:
+        for number, share in enumerate(closed, 1):
+            gap = gap_of("true_vt")
+            gap["fixed_sums"] = [(1 - share) * nats for nats in (1, 3, 2)]
+            put(study, f"true_vt-{number}", "true_vt", gap=gap)
+        (found,) = [c for c in summarise(study)["claims"] if c["claim"] == claim]
+        assert found["numbers"]["closure"]["value"] == pytest.approx(sum(closed) / len(closed))
+        return found["verdict"]
+
+    assert verdict(0.6, 0.6) == "supported"
+    assert verdict(0.25, 0.95) == "not supported"
+
+
 def test_tuned_sft_has_its_own_claim_and_cells(study):
     """It was in the table alone, where nobody saw that it was ahead."""
     changes = (*study.config.arms["sft"].changes, "sft.optimiser.learning_rate=3e-4")
