@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments import build
+from experiments import run_data
 from experiments.plan import launch_line, plan
 from experiments.schema import load_experiment
 from experiments.study import (
@@ -76,7 +76,7 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
         name += f"-{Path(flags['RUN']).name}"
         experiment = load_experiment(Path("experiments") / f"{flags['RUN']}.yaml")
         given = [f"study.experiment={flags['RUN']}"]
-        given += [] if build.protocol_of(experiment) is None else table.large
+        given += [] if run_data.protocol_of(experiment) is None else table.large
     if is_quick:
         name += "-quick"
         given += table.quick

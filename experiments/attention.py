@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments import attention_figures, build
+from experiments import attention_figures, run_files
 from experiments.attending import (
     CUTS,
     TARGETS,
@@ -199,8 +199,8 @@ def main(command: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     made = {
         "model": str(arguments.model),
-        "model_digest": build.digest(arguments.model),
-        "commit": build.commit(),
+        "model_digest": run_files.digest(arguments.model),
+        "commit": run_files.commit(),
         "seed": arguments.seed,
     }
     summary = {**made, **measure(model, tokenizer, texts, config)}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datamodules.frozen_lake import MazeSettings
-from experiments import build
+from experiments import run_data, run_files
 from experiments.bench_loading import load_rss_ratio
 from experiments.evaluation import GREEDY
 from experiments.schema import TINY_BASE
@@ -199,7 +199,7 @@ def model_of(preset: str) -> tuple[BagelModel, Tokenizer]:
 
 def mazes(count: int) -> list[Problem]:
     """Held-out mazes of 3 to 6 cells a side, in turn."""
-    return build.held_out(MazeSettings(sizes=(3, 4, 5, 6)), "test", count)
+    return run_data.held_out(MazeSettings(sizes=(3, 4, 5, 6)), "test", count)
 
 
 def started(problem: Problem, tokenizer: Tokenizer) -> DrawingContext:
@@ -225,7 +225,7 @@ def run(names: Sequence[str], folder: Path, *, again: bool, console: Console) ->
     torch.set_num_threads(1)
     path = folder / "summary.json"
     summary: dict[str, Result] = json.loads(path.read_text()) if path.is_file() else {}
-    commit = build.commit()
+    commit = run_files.commit()
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         if not again and summary.get(name, {}).get("commit") == commit:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from datamodules.benchmark_files import BadInput, BenchmarkData, find, read
-from experiments import benchmark_exports, benchmark_tables, build, files, respond
+from experiments import benchmark_exports, benchmark_tables, files, respond, run_files
 from experiments.environment import environment
 from experiments.respond import Asked, Respondent
 from experiments.schema import TINY_BASE
@@ -329,7 +329,7 @@ def described(config: BenchmarkConfig, found: Sequence[BenchmarkData]) -> dict[s
     return {
         **asdict(config),
         "decoding": asdict(respond.decoding_of(Path(config.model), config.protocol)),
-        "commit": build.commit(),
+        "commit": run_files.commit(),
         "md5": {name: md5 for data in found for name, md5 in data.md5.items()},
         "notes": {data.benchmark.name: data.notes for data in found if data.notes},
         "left_out": {data.benchmark.name: data.left_out for data in found if data.left_out},
@@ -342,5 +342,5 @@ def model_digest(config: BenchmarkConfig) -> str:
     folder = Path(config.model)
     if vlm.is_vlm(folder):
         kinds = ("*.json", "*.safetensors", "*.jinja", "*.txt")
-        return build.digest_of(sorted(path for kind in kinds for path in folder.glob(kind)))
-    return build.digest(folder)
+        return run_files.digest_of(sorted(path for kind in kinds for path in folder.glob(kind)))
+    return run_files.digest(folder)

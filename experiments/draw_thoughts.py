@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import track
 
 from datamodules.mazes import BatchPlan, FixedBatches
-from experiments import build
+from experiments import build, run_data
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
 from visual_opsd.models.bagel.config import BagelConfig
@@ -30,7 +30,7 @@ def fill(config: ExperimentConfig) -> Illustrator:
     found = checkpoints.open_folder(config.model)
     artist = build.illustrator(config, found.tokenizer)
     plan = BatchPlan(batch_size=batch_size(config, found.config))
-    batches = FixedBatches(build.data(config).train, plan, donors=None)
+    batches = FixedBatches(run_data.data(config).train, plan, donors=None)
     for batch in track(batches, description="drawing", total=len(batches)):
         for number in range(config.rollout.num_drawings):
             artist.illustrate(batch.problems, number)

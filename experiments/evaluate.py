@@ -25,7 +25,7 @@ from datamodules import benchmark_files
 from datamodules.benchmark_files import BadInput
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import ThinkMorphFolder
-from experiments import benchmark_run, build, command, files
+from experiments import benchmark_run, command, files, run_data, run_files
 from experiments.evaluation import (
     FAST_DRAWING,
     GREEDY,
@@ -161,7 +161,7 @@ def maze_sets(config: EvaluateConfig) -> list[MazeSet]:
     if config.data:
         return [read_folder(Path(config.data), config.num_problems, config.on_bad_input)]
     settings = MazeSettings(sizes=tuple(config.sizes))
-    problems = build.held_out(settings, config.split, config.num_problems)
+    problems = run_data.held_out(settings, config.split, config.num_problems)
     sets = [MazeSet(name="held_out", title=f"Held-out mazes ({config.split})", problems=problems)]
     vsp = vsp_folder()
     if vsp is not None:
@@ -234,7 +234,7 @@ def with_true_thought(problem: Problem) -> Problem:
 
 def claim(config: EvaluateConfig, sets: Sequence[MazeSet]) -> Path:
     """The results' folder, made this evaluation's; one of another is an error that says why."""
-    digest = build.digest(Path(config.model))
+    digest = run_files.digest(Path(config.model))
     name = f"{Path(config.model).resolve().name}-{digest[:8]}"
     if config.data:
         name += f"-{Path(config.data).resolve().name}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from experiments import build
+from experiments import build, run_files
 from experiments.schema import load_experiment
 from lightning_modules.sharding import client_states, joined
 from visual_opsd.models.bagel import checkpoints
@@ -31,7 +31,7 @@ def export(run: Path, out: Path, which: Which = "student") -> Path:
     if not (run / "config.yaml").is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.yaml")
     config = load_experiment(run / "config.yaml")
-    checkpoint = build.last_checkpoint(run)
+    checkpoint = run_files.last_checkpoint(run)
     if checkpoint is None:
         raise FileNotFoundError(f"{run / 'checkpoints'} holds no whole checkpoint")
     weights, state = read(checkpoint)

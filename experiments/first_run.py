@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiments import build
+from experiments import run_files
 from experiments.exhibits import nats
 from experiments.figures import WIDTH_INCHES, in_style
 from experiments.looking import TokenGaps
@@ -29,7 +29,7 @@ def train_on(experiment: str, model: str, data: Path, num_steps: int) -> Experim
         keys += ["data.batch_size=4", "trainer.num_threads=1"]
         keys += ["held_out.num_problems=32", f"held_out.every={num_steps}"]
     config = load_experiment(Path("experiments") / f"{experiment}.yaml", keys)
-    build.prepare_folder(config)
+    run_files.prepare_folder(config)
     train_all({config.name: config})
     return config
 

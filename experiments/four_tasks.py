@@ -23,7 +23,7 @@ from datamodules.four_tasks import four_tasks, twin_settings
 from datamodules.frozen_lake import MazeSettings
 from datamodules.twin_files import maze_tsv_row, twin_tsv_row
 from datamodules.twins import generate_twin
-from experiments import build, command, files
+from experiments import command, files, run_data, run_files
 from experiments.evaluation import FAST_DRAWING, GREEDY
 from experiments.kl_gap import SAMPLED, gap_record, sample_fixed, token_gaps
 from experiments.report import WAY_NAMES, table, words
@@ -96,10 +96,10 @@ def run(base: ExperimentConfig, config: FourTasksConfig, console: Console) -> Pa
     if not is_finished(base):
         train_all({base.name: base})
     folder, model = base.folder.parent, base.folder / "model"
-    mine = {**asdict(config), "model_digest": build.digest(model)}
+    mine = {**asdict(config), "model_digest": run_files.digest(model)}
     files.claim(folder / "four_tasks.json", mine, "measurements of another model or size")
     summary = {
-        **measure(folder, model, build.maze_settings(base), config, console),
+        **measure(folder, model, run_data.maze_settings(base), config, console),
         "steps": base.trainer.max_steps,
         "commit": json.loads((base.folder / "run.json").read_text())["commit"],
     }
@@ -156,7 +156,7 @@ def phrases(problems: Sequence[Problem]) -> list[str]:
 def held_out(task: str, mazes: MazeSettings, num_problems: int) -> tuple[list[Problem], list[Item]]:
     """Problems of the test split, and the same as a benchmark's file has them."""
     if task == NAVIGATION_TASK:
-        problems = build.held_out(mazes, "test", num_problems)
+        problems = run_data.held_out(mazes, "test", num_problems)
         cells = [maze_tsv_row(i, maze_of(problem)) for i, problem in enumerate(problems)]
         return problems, [_item("VSP_maze_task_main_original", row) for row in cells]
     settings = twin_settings(task)

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from datamodules.frozen_lake import MazeSettings
-from experiments import build
+from experiments import run_data
 from experiments.schema import TINY_BASE
 from visual_opsd.contexts import Problem, student_context, teacher_context
 from visual_opsd.losses.divergence import kl_divergence_per_token
@@ -198,7 +198,7 @@ def main() -> None:
             raise SystemExit(f"unknown option {argument!r}; there are {sorted(options)}, key=value")
         options[key] = value
     model, tokenizer = checkpoints.load(options["MODEL"])
-    problems = build.held_out(MazeSettings(), "test", int(options["num_problems"]))
+    problems = run_data.held_out(MazeSettings(), "test", int(options["num_problems"]))
     fixed = sample_fixed(model, tokenizer, problems, SAMPLED, int(options["seed"]))
     gaps = token_gaps(model, model, tokenizer, fixed, description="KL gap")
 

@@ -20,7 +20,7 @@ from rich.markdown import Markdown
 
 from datamodules.frozen_lake import MazeSettings
 from datamodules.sources import GeneratedMazes
-from experiments import build, command
+from experiments import command, run_data, run_files
 from experiments.evaluate import read_folder
 from experiments.evaluation import GREEDY, donors_of, evaluate, score_answer, share
 from experiments.report import table, words
@@ -127,8 +127,8 @@ def audit(config: LeakAuditConfig) -> Path:
     leaks = read_leaks(config, problems)
     result: dict[str, Any] = {
         "config": asdict(config),
-        "model_digest": build.digest(Path(config.model)),
-        "commit": build.commit(),
+        "model_digest": run_files.digest(Path(config.model)),
+        "commit": run_files.commit(),
         **summarise(leaks),
         "overlaps": overlaps(config, problems),
     }
@@ -148,7 +148,7 @@ def audited(config: LeakAuditConfig) -> list[Problem]:
         problems = list(read_folder(Path(config.data), config.num_problems).problems)
     else:
         settings = MazeSettings(sizes=tuple(config.sizes))
-        problems = build.held_out(settings, "test", config.num_problems)
+        problems = run_data.held_out(settings, "test", config.num_problems)
     donors = donors_of(problems) if config.intervention == "other_vt" else []
     return list(
         show(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import ThinkMorphFolder
-from experiments import build
+from experiments import run_data, run_files
 from experiments.evaluation import FAST_DRAWING
 from experiments.exhibits import RESAMPLES, SEED, nats
 from experiments.figures import WIDTH_INCHES, Strip, in_style
@@ -49,7 +49,7 @@ def open_model(folder: Path | str) -> tuple[Any, Any]:
             f"no trained model at {folder}: make demo trains {STUDENT}, make train RUN=name others"
         )
     if not folder.is_dir():
-        raise build.absent("MODEL", folder)
+        raise run_files.absent("MODEL", folder)
     model, tokenizer = checkpoints.load(folder, "cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), tokenizer
 
@@ -65,9 +65,9 @@ def open_problems(model: Path | str, data: str, num_problems: int) -> list[Probl
         if not is_tiny(config):
             raise ValueError(
                 "DATA is empty: only the tiny model has mazes of its own. Name a folder of "
-                f"ThinkMorph's parquet files: {build.ON_THE_HUB['ThinkMorph']}"
+                f"ThinkMorph's parquet files: {run_files.ON_THE_HUB['ThinkMorph']}"
             )
-        return build.held_out(MazeSettings(), "test", num_problems)
+        return run_data.held_out(MazeSettings(), "test", num_problems)
     reads = {"cell": REDUCED_CELL} if is_tiny(config) else {"protocol": PROTOCOLS["train"]}
     rows = ThinkMorphFolder(Path(data), **{"cell": None, **reads})  # type: ignore[arg-type]
     if not len(rows):
@@ -167,7 +167,7 @@ class TokenGaps:
         return Illustrator(
             lambda: self.base,
             self.tokenizer,
-            checkpoint=build.digest(self._folder),
+            checkpoint=run_files.digest(self._folder),
             cache=DrawingCache(CACHE),
             drawing=FAST_DRAWING if is_tiny(self.base.config) else Drawing(),
             sampling=SAMPLED,

@@ -11,7 +11,7 @@ import torch
 from rich.progress import track
 
 from datamodules.sources import groups_of
-from experiments import build
+from experiments import build, run_data
 from experiments.draw_thoughts import batch_size
 from experiments.schema import ExperimentConfig, load_experiment
 from visual_opsd.models.bagel import checkpoints
@@ -22,8 +22,8 @@ from visual_opsd.seeds import row_seed
 
 def collect(config: ExperimentConfig) -> Path:
     """Greedy words, one drawing a problem, each with the seed of its own; returns the file."""
-    path = build.own_answers_path(config)
-    source = build.data(replace(config, data=replace(config.data, answers="gold"))).train
+    path = run_data.own_answers_path(config)
+    source = run_data.data(replace(config, data=replace(config.data, answers="gold"))).train
     found = read_answers(path)
     path.unlink(missing_ok=True)
     write_answers(path, found)  # without the line that a kill has cut short

@@ -20,7 +20,7 @@ import torch
 from callbacks.averaging import AveragedWeights
 from datamodules.frozen_lake import generate
 from datamodules.thoughts import template_corpus
-from experiments import build
+from experiments import build, run_data
 from experiments.evaluation import accuracy, evaluate, is_exact, three_ways
 from experiments.schema import TINY_BASE, ExperimentConfig, load_experiment, to_yaml
 from experiments.train import train
@@ -82,8 +82,8 @@ class Gate(L.Callback):
         self.rule = ShippingRule()
         self.config = config
         self.tokenizer = tokenizer
-        self.problems = build.held_out(
-            build.maze_settings(config), "validation", self.rule.num_problems
+        self.problems = run_data.held_out(
+            run_data.maze_settings(config), "validation", self.rule.num_problems
         )
         self.started = time.perf_counter()
         self.curve = config.folder / "curve.jsonl"
@@ -129,7 +129,7 @@ def make_start(config: ExperimentConfig) -> None:
     folder = Path(config.model)
     if (folder / checkpoints.WEIGHTS).is_file():
         return
-    problems = build.held_out(build.maze_settings(config), "train", 512)
+    problems = run_data.held_out(run_data.maze_settings(config), "train", 512)
     images = [i.pixels for p in problems for i in (p.image, *p.visual_thoughts)]
     model, tokenizer = fresh_tiny(images, template_corpus(), CONSTANT_SENTENCES, config.seed)
     checkpoints.save(model, tokenizer, folder)
@@ -198,7 +198,7 @@ def swapped(folder: Path, problems: list[Problem]) -> dict[str, float]:
 
 def data_digest(config: ExperimentConfig) -> str:
     """SHA-256 over every maze of the bank, in order."""
-    settings, total = build.maze_settings(config), hashlib.sha256()
+    settings, total = run_data.maze_settings(config), hashlib.sha256()
     for index in range(config.data.num_problems):
         total.update("/".join(generate(settings, "train", index).rows).encode())
     return total.hexdigest()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments import build
+from experiments import run_files
 from experiments.demo import ARMS, NAMES
 from experiments.evaluation import evaluate, load_predictions, save_predictions
 from experiments.schema import differences, load_experiment
@@ -271,7 +271,7 @@ def main() -> None:
     if not written:
         print(f"none of {run}, {study}, {looks}: {COMMAND}, {STUDY_COMMAND}, make attention")
     for path in written:
-        print(f"{path}: {path.stat().st_size / 1000:.0f} kB, written at {build.commit()}")
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB, written at {run_files.commit()}")
 
 
 if __name__ == "__main__":

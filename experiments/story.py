@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from datamodules.frozen_lake import MazeSettings
-from experiments import build, files
+from experiments import files, run_data, run_files
 from experiments.evaluation import (
     FAST_DRAWING,
     GREEDY,
@@ -94,12 +94,12 @@ class Story:
     @cached_property
     def maze_settings(self) -> MazeSettings:
         """The generator of the arms' data."""
-        return build.maze_settings(next(iter(self.arms.values())))
+        return run_data.maze_settings(next(iter(self.arms.values())))
 
     @cached_property
     def problems(self) -> list[Problem]:
         """Held-out mazes, paired over everything."""
-        return build.held_out(self.maze_settings, "test", self.settings.num_problems)
+        return run_data.held_out(self.maze_settings, "test", self.settings.num_problems)
 
     @property
     def vsp(self) -> list[Problem]:
@@ -173,7 +173,7 @@ class Story:
         Raises:
             ValueError: A folder holds another story or another arm; lists what differs.
         """
-        mine = {**asdict(self.settings), "base": build.digest(self.base_folder)}
+        mine = {**asdict(self.settings), "base": run_files.digest(self.base_folder)}
         path = self.folder / "story.json"
         saved = json.loads(path.read_text()) if path.is_file() else mine
         changed = [f"{k}: {saved.get(k)} -> {v}" for k, v in mine.items() if saved.get(k) != v]
@@ -183,10 +183,10 @@ class Story:
                 "Take another output_dir, or remove the folder"
             )
         for arm in self.arms.values():
-            build.prepare_folder(arm)
+            run_files.prepare_folder(arm)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
-            path.write_text(json.dumps({**mine, "commit": build.commit()}, indent=2) + "\n")
+            path.write_text(json.dumps({**mine, "commit": run_files.commit()}, indent=2) + "\n")
 
     def predictions(
         self, name: str, way: Way, *, on: str = "test", at: str = "greedy"

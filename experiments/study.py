@@ -20,7 +20,7 @@ import torch
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import build, files
+from experiments import files, run_data, run_files
 from experiments.schema import ExperimentConfig, differing, flat, load_experiment
 from experiments.side_by_side import Job, last_step, run_all
 from visual_opsd.contexts import Problem
@@ -191,13 +191,13 @@ class Study:
 
     def problems(self, on: str) -> list[Problem]:
         """One of the sets that models are asked: ``test``, ``hard`` or ``unseen_sizes``."""
-        mazes, count = build.maze_settings(self.shared), self.config.num_elsewhere
+        mazes, count = run_data.maze_settings(self.shared), self.config.num_elsewhere
         split = "test" if on == "unseen_sizes" else on
         if on == "test":
             count = self.config.num_problems
         elif on == "unseen_sizes":
             mazes = replace(mazes, sizes=UNSEEN_SIZES)
-        return build.held_out(mazes, split, count, build.protocol_of(self.shared))
+        return run_data.held_out(mazes, split, count, run_data.protocol_of(self.shared))
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -275,13 +275,13 @@ class Study:
         """
         for key, base in self.bases.items():
             if not base.is_dir():
-                raise build.absent("model" if key == BASE else f"{PREFIX}{key}", base)
+                raise run_files.absent("model" if key == BASE else f"{PREFIX}{key}", base)
         path = self.folder / STUDY_FILE
         saved = json.loads(path.read_text()) if path.is_file() else {}
         mine = {
             **asdict(self.config),
-            "bases": {name: build.digest(base) for name, base in self.bases.items()},
-            "commit": saved.get("commit", build.commit()),
+            "bases": {name: run_files.digest(base) for name, base in self.bases.items()},
+            "commit": saved.get("commit", run_files.commit()),
             # The file that ``experiment`` names may be edited between two sessions.
             "resolved": flat(self.shared),
         }

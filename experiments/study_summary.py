@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from experiments import build, files
+from experiments import build, files, run_data, run_files
 from experiments.latency import time_in_turn
 from experiments.study import BASE, Study
 from experiments.study_claims import DRAWN, PRIVILEGED, claims, comparison, decompose
@@ -72,7 +72,7 @@ def commits(study: Study, results: Results) -> dict[str, list[str]]:
         for commit in record.get("trained_at", [] if name in study.bases else ["unknown"]):
             done.setdefault(commit, []).append(f"trained {name}")
         done.setdefault(record.get("measured_at", "unknown"), []).append(f"measured {name}")
-    done.setdefault(build.commit(), []).append("summarised")
+    done.setdefault(run_files.commit(), []).append("summarised")
     return done
 
 
@@ -88,7 +88,7 @@ def measure_speed(study: Study, results: Results) -> dict[str, Any] | None:
         base, learnt = (checkpoints.load(folder, device) for folder in models)
         problems = study.problems("test")[: study.config.num_timed]
         pair = (base[0].eval(), base[1]), (learnt[0].eval(), learnt[1])
-        timed = time_in_turn(*pair, problems, build.asked(study.shared))
+        timed = time_in_turn(*pair, problems, run_data.asked(study.shared))
         return {PROBLEM_IDS: [problem.problem_id for problem in problems], **timed}
 
     seconds = files.kept(study.folder / "latency.json", measure)

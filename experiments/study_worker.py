@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from experiments import build, draw_thoughts, files, own_answers
+from experiments import build, draw_thoughts, files, own_answers, run_data, run_files
 from experiments.evaluation import GREEDY, donors_of, evaluate, load_predictions, save_predictions
 from experiments.kl_gap import (
     BATCH_SIZE,
@@ -70,7 +70,7 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
     trained_at = note_commit(study, run)
     fill_bank(study, run)
     model_folder = train_alone(config)
-    last = build.last_checkpoint(config.folder)
+    last = run_files.last_checkpoint(config.folder)
     curve = read_curve(config.folder, HELD_OUT)
     sessions = list(config.folder.glob("metrics/session_*"))
     seconds = json.loads((config.folder / "cpu_seconds.json").read_text())
@@ -82,7 +82,7 @@ def train_and_measure(study: Study, run: Run) -> dict[str, Any]:
         "base": run.base,
         "base_digest": json.loads((config.folder / "run.json").read_text())["model_digest"],
         "trained_at": trained_at,
-        "measured_at": build.commit(),
+        "measured_at": run_files.commit(),
         "steps": 0 if last is None else int(last.stem.partition("=")[2]),
         "samples_a_step": config.sequences_a_batch * config.trainer.accumulate,
         # A run that was stopped knows the seconds of its last session only.
@@ -128,7 +128,7 @@ def note_commit(study: Study, run: Run) -> list[str]:
     elif first.is_file():  # begun before commits were kept
         known = [json.loads(first.read_text())["commit"]]
     if not is_finished(run.config):
-        known = list(dict.fromkeys([*known, build.commit()]))
+        known = list(dict.fromkeys([*known, run_files.commit()]))
     files.write(path, json.dumps(known))
     return known
 
@@ -155,7 +155,7 @@ def left_out(config: ExperimentConfig) -> dict[str, int] | None:
     """
     if config.data.answers == "gold":
         return None
-    path = build.own_answers_path(config)
+    path = run_data.own_answers_path(config)
     answers = read_answers(path)
     if not answers:
         raise ValueError(
@@ -176,8 +176,8 @@ def measure_base(study: Study, name: str) -> dict[str, Any]:
             scored.append(measured.dose(arm, run.config))
     return {
         "base": name,
-        "base_digest": build.digest(study.bases[name]),
-        "measured_at": build.commit(),
+        "base_digest": run_files.digest(study.bases[name]),
+        "measured_at": run_files.commit(),
         "scored": scored,
         "calibration_error": measured.calibration_error(),
         "gap": measured.gap(),
@@ -190,7 +190,7 @@ class Measurement:
     def __init__(self, study: Study, name: str, base: str, folder: Path) -> None:
         """``folder`` holds the model that is called ``name`` and was trained from ``base``."""
         self.study, self.settings, self.name = study, study.config, name
-        self.asked = build.asked(study.shared)
+        self.asked = run_data.asked(study.shared)
         device = build.own_device(study.shared)
         self.model, self.tokenizer = checkpoints.load(folder, device)
         self.base, _ = checkpoints.load(study.bases[base], device)

@@ -15,7 +15,7 @@ from callbacks.averaging import AveragedWeights
 from callbacks.saving import SavePoints
 from datamodules.own_answers import OwnAnswers
 from datamodules.sources import DamageNoted, ProblemSource, ThinkMorphRows
-from experiments import build, files
+from experiments import build, files, run_data, run_files
 from experiments.environment import note_environment
 from experiments.export import export
 from experiments.plan import bytes_per_gpu, check_fits
@@ -33,7 +33,7 @@ def train(config: ExperimentConfig, extra: list[L.Callback] | None = None) -> Pa
         return _train(config, extra or [])
     if torch.cuda.is_available():
         check_fits(config, torch.cuda.get_device_properties(0).total_memory)
-    build.prepare_folder(config)
+    run_files.prepare_folder(config)
     note_environment(config.folder)
     if config.trainer.strategy == "zero3":
         gather, size = config.trainer.zero3.gather, bytes_per_gpu(config)["rollout_gather"]
@@ -49,14 +49,14 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
         return model_folder
     started = time.process_time()
     tokenizer = checkpoints.open_folder(config.model).tokenizer
-    data = build.data(config)
+    data = run_data.data(config)
     note_left_out(data.train, config.folder)
     strategy = build.strategy(config)
     weights = build.place(config, strategy)
     module: Any = build.module(config, tokenizer, weights)
     callbacks = build.callbacks(config, tokenizer, extra, weights)
     trainer = build.trainer(config, callbacks, strategy)
-    last = build.last_checkpoint(config.folder)
+    last = run_files.last_checkpoint(config.folder)
     try:
         trainer.fit(module, data, ckpt_path=last, weights_only=False)
     finally:
@@ -69,7 +69,7 @@ def _train(config: ExperimentConfig, extra: list[L.Callback]) -> Path:
     (config.folder / "cpu_seconds.json").write_text(json.dumps(time.process_time() - started))
     if config.trainer.strategy == "zero3":  # nowhere is it whole but on disk
         newest = config.folder / "checkpoints" / f"step={trainer.global_step}.ckpt"
-        if build.last_checkpoint(config.folder) != newest:
+        if run_files.last_checkpoint(config.folder) != newest:
             raise SystemExit(
                 f"{newest} could not be written, so the student cannot be exported: make room, and "
                 "the same command goes on from the last good checkpoint"

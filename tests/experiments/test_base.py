@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from experiments import build
+from experiments import run_data
 from experiments.pretrain_tiny import EXPERIMENT, ShippingRule, count_parameters, read_curve
 from experiments.schema import TINY_BASE, load_experiment
 from visual_opsd.contexts import student_context
@@ -40,7 +40,7 @@ def test_it_seldom_asks_for_a_drawing_in_the_student_context():
     """A base trained to ask there would look weak when answering in text alone."""
     model, tokenizer = checkpoints.load(TINY_BASE)
     config = load_experiment(EXPERIMENT)
-    problems = build.held_out(build.maze_settings(config), "validation", 64)
+    problems = run_data.held_out(run_data.maze_settings(config), "validation", 64)
     contexts = [student_context(problem, tokenizer.encode) for problem in problems]
     greedy = Sampling(temperature=0, max_tokens=64)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import write_mazes
-from experiments import build
+from experiments import build, run_data, run_files
 from experiments.draw_thoughts import batch_size
 from experiments.evaluation import is_exact
 from experiments.schema import ExperimentConfig, load_experiment
@@ -36,21 +36,21 @@ def config_of(tmp_path, base_folder):
 
 def test_a_run_folder_keeps_what_the_run_came_from(config_of, base_folder):
     config = config_of("seed=7")
-    build.prepare_folder(config)
+    run_files.prepare_folder(config)
     facts = json.loads((config.folder / "run.json").read_text())
     assert facts["seed"] == 7
-    assert facts["model_digest"] == build.digest(base_folder)
+    assert facts["model_digest"] == run_files.digest(base_folder)
     assert {"torch", "lightning", "transformers", "diffusers"} <= facts["versions"].keys()
     assert load_experiment(config.folder / "config.yaml") == config
-    build.prepare_folder(config)  # the same run again
+    run_files.prepare_folder(config)  # the same run again
 
 
 def test_a_run_folder_of_another_configuration_is_refused_and_left_alone(config_of):
-    build.prepare_folder(config_of())
+    run_files.prepare_folder(config_of())
     before = (config_of().folder / "config.yaml").read_text()
     message = r"data\.batch_size: 1 -> 3; seed: 42 -> 7"
     with pytest.raises(ValueError, match=message) as caught:
-        build.prepare_folder(config_of("seed=7", "data.batch_size=3"))
+        run_files.prepare_folder(config_of("seed=7", "data.batch_size=3"))
     assert str(config_of().folder) in str(caught.value)
     assert (config_of().folder / "config.yaml").read_text() == before
 
@@ -58,42 +58,42 @@ def test_a_run_folder_of_another_configuration_is_refused_and_left_alone(config_
 def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path):
     """One that a kill cut short does not count, whatever its number."""
     folder = tmp_path / "checkpoints"
-    assert build.last_checkpoint(tmp_path) is None
+    assert run_files.last_checkpoint(tmp_path) is None
     folder.mkdir()
     for step in (9, 10, 100):
         torch.save({"step": step, "weights": torch.zeros(1000)}, folder / f"step={step}.ckpt")
-    assert build.last_checkpoint(tmp_path) == folder / "step=100.ckpt"
+    assert run_files.last_checkpoint(tmp_path) == folder / "step=100.ckpt"
     newest = folder / "step=100.ckpt"
     newest.write_bytes(newest.read_bytes()[:-100])
-    assert build.last_checkpoint(tmp_path) == folder / "step=10.ckpt"
+    assert run_files.last_checkpoint(tmp_path) == folder / "step=10.ckpt"
 
 
 def test_a_models_digest_covers_every_file_that_makes_it(base_folder, tmp_path):
     folder = shutil.copytree(base_folder, tmp_path / "model")
-    first = build.digest(folder)
-    assert first == build.digest(base_folder)
+    first = run_files.digest(folder)
+    assert first == run_files.digest(base_folder)
     for name in ("config.json", "codec.safetensors", "model.safetensors", "tokenizer.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content + b" ")
-        assert build.digest(folder) != first
+        assert run_files.digest(folder) != first
         (folder / name).write_bytes(content)
     (folder / "notes.txt").write_text("not part of it")
-    assert build.digest(folder) == first
+    assert run_files.digest(folder) == first
 
 
 def test_the_cache_is_where_the_user_wants_it(config_of, monkeypatch):
     monkeypatch.setenv("VISUAL_OPSD_CACHE", "/elsewhere")
-    assert build.cache_folder(config_of()) == Path("/elsewhere")
-    assert build.cache_folder(config_of("cache_dir=/mine")) == Path("/mine")
+    assert run_files.cache_folder(config_of()) == Path("/elsewhere")
+    assert run_files.cache_folder(config_of("cache_dir=/mine")) == Path("/mine")
     monkeypatch.delenv("VISUAL_OPSD_CACHE")
-    assert build.cache_folder(config_of()) == Path.home() / ".cache" / "visual_opsd"
+    assert run_files.cache_folder(config_of()) == Path.home() / ".cache" / "visual_opsd"
 
 
 def test_held_out_problems_are_the_same_for_everybody(config_of):
-    settings = build.maze_settings(config_of())
-    one, other = (build.held_out(settings, "validation", 6) for _ in range(2))
+    settings = run_data.maze_settings(config_of())
+    one, other = (run_data.held_out(settings, "validation", 6) for _ in range(2))
     assert [p.problem_id for p in one] == [p.problem_id for p in other]
-    train = {p.problem_id for p in build.held_out(settings, "train", 6)}
+    train = {p.problem_id for p in run_data.held_out(settings, "train", 6)}
     assert not train & {p.problem_id for p in one}
 
 
@@ -109,18 +109,18 @@ def test_every_method_builds_with_its_callbacks(config_of, tokenizer, method):
 
 def test_donors_are_made_only_for_controls_that_show_them(config_of):
     """A donor takes as long to make as a problem."""
-    assert build.data(config_of()).donors is None
-    assert build.data(config_of("rollout.intervention=other_vt")).donors == "same"
+    assert run_data.data(config_of()).donors is None
+    assert run_data.data(config_of("rollout.intervention=other_vt")).donors == "same"
     wrong = config_of("rollout.intervention=wrong_vt", "data.donors=wrong")
-    first = build.data(wrong).train_dataloader().batch(0)
+    first = run_data.data(wrong).train_dataloader().batch(0)
     assert first.donors[0].problem_id == first.problems[0].problem_id
     mix = "sft.mix={text_only: 0.5, 'privileged:other_vt': 0.5}"
-    assert build.data(config_of("method=sft", mix, "data.donors=any")).donors == "any"
+    assert run_data.data(config_of("method=sft", mix, "data.donors=any")).donors == "any"
 
 
 def test_a_data_folder_that_is_not_there_is_an_error_before_training(config_of, tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
-        build.data(config_of(f"data.source={tmp_path / 'nowhere'}"))
+        run_data.data(config_of(f"data.source={tmp_path / 'nowhere'}"))
 
 
 @pytest.mark.parametrize("name", ["thinkmorph_7b", "thinkmorph_7b_paper", "thinkmorph_7b_lora"])
@@ -130,11 +130,11 @@ def test_what_has_to_be_downloaded_is_said_before_anything_is_made(name, tmp_pat
     with pytest.raises(
         FileNotFoundError, match=r"model: no .*hf download ThinkMorph/ThinkMorph-7B"
     ):
-        build.prepare_folder(load_experiment(path, here))
+        run_files.prepare_folder(load_experiment(path, here))
     here[1] = f"model={base_folder}"
     here.append(f"data.source={tmp_path / 'ThinkMorph'}")
     with pytest.raises(FileNotFoundError, match=r"data\.source: .*--repo-type dataset"):
-        build.prepare_folder(load_experiment(path, here))
+        run_files.prepare_folder(load_experiment(path, here))
     assert not (tmp_path / "runs").exists()
 
 
@@ -150,7 +150,7 @@ def test_a_folder_is_read_in_the_size_that_its_model_wants(config_of, tmp_path):
     write_mazes(tmp_path / "data", MazeSettings(sizes=(3,)), "train", 2)
     sizes = {}
     for protocol in ("reduced", "train"):
-        source = build.data(
+        source = run_data.data(
             config_of(f"data.source={tmp_path / 'data'}", f"data.protocol={protocol}")
         )
         problem = source.train.problem(0)
@@ -244,21 +244,21 @@ def test_a_digest_covers_the_files_of_a_downloaded_folder_and_of_a_student_s_bas
         (base / name).write_text(name)
     (student / "base").symlink_to(base)
     for folder in (base, student):
-        first = build.digest(folder)
+        first = run_files.digest(folder)
         for path in (base / "llm_config.json", base / "ae.safetensors", base / "model.safetensors"):
             content = path.read_bytes()
             path.write_bytes(content + b" ")
-            assert build.digest(folder) != first
+            assert run_files.digest(folder) != first
             path.write_bytes(content)
-        assert build.digest(folder) == first
+        assert run_files.digest(folder) == first
 
 
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_mazes_are_scored_in_the_size_that_a_large_model_sees(protocol):
     """Maze and path are read back from pictures of 378 to 518 px, whatever was resized."""
     settings = MazeSettings(sizes=(3, 4, 5, 6, 7, 8))
-    small = build.held_out(settings, "test", 12)
-    large = build.held_out(settings, "test", 12, PROTOCOLS[protocol])
+    small = run_data.held_out(settings, "test", 12)
+    large = run_data.held_out(settings, "test", 12, PROTOCOLS[protocol])
     for one, other in zip(small, large, strict=True):
         assert min(other.image.pixels.shape[1:]) > one.image.pixels.shape[1]
         assert maze_of(other) == maze_of(one)
@@ -269,8 +269,8 @@ def test_mazes_are_scored_in_the_size_that_a_large_model_sees(protocol):
 
 
 def test_the_tiny_model_is_asked_as_evaluate_does_by_itself(config_of, tmp_path):
-    assert build.asked(config_of()) == {}
-    asked = build.asked(config_of(f"data.source={tmp_path}", "data.protocol=train"))
+    assert run_data.asked(config_of()) == {}
+    asked = run_data.asked(config_of(f"data.source={tmp_path}", "data.protocol=train"))
     config = config_of()
     assert asked["sampling"].temperature == 0
     assert asked["sampling"].max_tokens == config.rollout.sampling.max_tokens

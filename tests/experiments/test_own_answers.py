@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import build
+from experiments import build, run_data
 from experiments.own_answers import collect
 from experiments.schema import load_experiment
 from visual_opsd.rollouts.own_answers import read_answers, write_answers
@@ -33,17 +33,17 @@ def test_a_killed_collection_goes_on_and_says_the_same(config):
     path.write_text(path.read_text()[:-30])
     assert len(read_answers(path)) == 7
     with pytest.raises(ValueError, match=r"7 of 8 problems: make own-answers"):
-        build.data(config)
+        run_data.data(config)
     assert {own.index: own for own in read_answers(collect(config))} == whole
 
 
 def test_another_model_seed_or_drawing_has_another_file(config):
-    path = build.own_answers_path(config)
-    assert path != build.own_answers_path(replace(config, seed=7))
+    path = run_data.own_answers_path(config)
+    assert path != run_data.own_answers_path(replace(config, seed=7))
     drawing = replace(config.drawing, num_timesteps=3)
-    assert path != build.own_answers_path(replace(config, drawing=drawing))
+    assert path != run_data.own_answers_path(replace(config, drawing=drawing))
     gold = replace(config, data=replace(config.data, answers="gold", batch_size=4))
-    assert path == build.own_answers_path(gold)
+    assert path == run_data.own_answers_path(gold)
 
 
 def test_sft_imitates_what_is_there(config, tokenizer):
@@ -53,7 +53,7 @@ def test_sft_imitates_what_is_there(config, tokenizer):
     assert all(own.answer is None for own in found)
     path.unlink()
     write_answers(path, [replace(o, answer="U,U") if o.index < 4 else o for o in found])
-    source = build.data(config).train
+    source = run_data.data(config).train
     assert (len(source), source.num_left_out) == (4, 4)
     module = build.module(config, tokenizer)
     problem = source.problem(0)

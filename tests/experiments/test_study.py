@@ -14,7 +14,7 @@ from rich.console import Console
 
 from datamodules.frozen_lake import MazeSettings
 from datamodules.thinkmorph import write_mazes
-from experiments import ablate_noise, build
+from experiments import ablate_noise, run_data, run_files
 from experiments.schema import differing
 from experiments.side_by_side import Job, run_all
 from experiments.study import ArmConfig, Study, load_study
@@ -69,7 +69,7 @@ def test_all_seeds_of_an_arm_see_the_same_drawings(tmp_path, arm):
     configs = [run.config for run in study_in(tmp_path, more, arms=[arm]).runs]
     assert [config.seed for config in configs] == [42, 43]
     assert {config.seed_of_drawings for config in configs} == {0}
-    assert len({build.own_answers_path(config) for config in configs}) == 1
+    assert len({run_data.own_answers_path(config) for config in configs}) == 1
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_run_that_did_not_hear_that_its_starter_is_gone_is_told_again(tmp_path
 
 
 def test_a_run_keeps_the_commits_that_it_was_trained_at(study):
-    run, now = study.run("blank-1"), build.commit()
+    run, now = study.run("blank-1"), run_files.commit()
     run.config.folder.mkdir(parents=True)
     (run.config.folder / "run.json").write_text(json.dumps({"commit": "first"}))
     assert note_commit(study, run) == note_commit(study, run) == ["first", now]
@@ -274,7 +274,7 @@ def test_what_is_out_of_form_is_counted_where_it_is_kept(tmp_path):
     study = study_in(tmp_path, f"cache_dir={tmp_path}", arms=["sft", "self_training"])
     configs = {run.arm: run.config for run in study.runs}
     answers = [OwnAnswer(index=i, problem_id=str(i), answer="U" if i else None) for i in range(3)]
-    write_answers(build.own_answers_path(configs["self_training"]), answers)
+    write_answers(run_data.own_answers_path(configs["self_training"]), answers)
     assert left_out(configs["self_training"]) == {"num": 1, "of": 3}
     assert left_out(configs["sft"]) is None
 
@@ -316,7 +316,7 @@ def test_study_of_pictures_in_their_own_size_trains_in_processes_of_its_own(
         tokenizer, patch_size=14, positions=40, multipliers=(1, 1, 1, 1)
     )
     model.codec.scaling_factor, model.codec.shift_factor = 0.3611, 0.1159  # the official ones
-    shown = [build.as_shown(problem, PROTOCOLS["train"]) for problem in problems]
+    shown = [run_data.as_shown(problem, PROTOCOLS["train"]) for problem in problems]
     contexts = [student_context(problem, tokenizer.encode) for problem in shown]
     checkpoints.save(tiny.inclined(model, contexts, shares), tokenizer, tmp_path / "start")
     write_mazes(tmp_path / "data", MazeSettings(sizes=(3, 4)), "train", 32)
