@@ -99,9 +99,12 @@ def with_earlier_arms(config: StudyConfig) -> StudyConfig:
         undrawn_base=config.undrawn_base or facts.get(UNDRAWN_BASE),
     )
     earlier = {
-        name: ArmConfig(seeds=arm["seeds"], changes=tuple(arm["changes"]))
+        name: ArmConfig(
+            seeds=config.arms[name].seeds if name in config.arms else arm["seeds"],
+            changes=tuple(arm["changes"]),
+        )
         for name, arm in saved.items()
-        if name not in config.arms
+        if name not in config.arms or not config.arms[name].seeds
     }
     return replace(config, arms={**config.arms, **earlier})
 

@@ -49,6 +49,7 @@ class ArmConfig:
     """One line of the table."""
 
     seeds: int = 3
+    """0: left out, with what there is of it; an added arm from then on."""
     changes: tuple[str, ...] = ()
     """``key=value`` on top of what all arms share."""
 
@@ -99,8 +100,8 @@ class StudyConfig:
         if not self.arms:
             raise ValueError("arms: a study needs at least one")
         for name, arm in self.arms.items():
-            if arm.seeds < 1:
-                raise ValueError(f"arms.{name}.seeds must be at least 1, got {arm.seeds}")
+            if arm.seeds < 0:
+                raise ValueError(f"arms.{name}.seeds must be at least 0, got {arm.seeds}")
         for name in ("num_problems", "num_drawn", "num_trajectories", "num_elsewhere", "num_dosed"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{PREFIX}{name} must be at least 1, got {getattr(self, name)}")

@@ -336,6 +336,7 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
             *(
                 f"- `{name}`: {' '.join(f'`{change}`' for change in arm.changes) or 'no change'}"
                 for name, arm in study.config.arms.items()
+                if arm.seeds
             ),
             "- Intervals: percentile bootstrap over problems, with Student's t for what an arm's "
             "seeds spread beyond that. A single seed adds nothing.",

@@ -182,6 +182,22 @@ def test_arms_of_an_earlier_command_stay(tmp_path):
         ablate_noise.read(["study.arms.forward_kl.changes=[]", here])[0].claim()
 
 
+def test_an_arm_of_no_seeds_is_left_out_from_then_on(tmp_path):
+    """An arm that was added by mistake stayed in every later report."""
+    here = f"study.output_dir={tmp_path}"
+    added = "study.arms.mistake.changes=[visual_opsd.divergence.kind=forward_kl]"
+    ablate_noise.read([added, here])[0].claim()
+    assert "mistake" in {run.arm for run in ablate_noise.read([here])[0].runs}
+    without, _ = ablate_noise.read(["study.arms.mistake.seeds=0", here])
+    without.claim()
+    for study in (without, ablate_noise.read([here])[0]):
+        assert "mistake" not in {run.arm for run in study.runs}
+        assert "true_vt" in {run.arm for run in study.runs}
+    again, _ = ablate_noise.read([added, here])
+    again.claim()
+    assert "mistake" in {run.arm for run in again.runs}
+
+
 # Running
 
 
