@@ -31,9 +31,9 @@ from experiments.evaluation import FAST_DRAWING, GREEDY, answered
 from experiments.figures import save_figure
 from experiments.files import write
 from experiments.looking import open_model, open_problems
-from experiments.report import difference, percent, words
 from experiments.respond import is_tiny
 from experiments.schema import TINY_BASE
+from experiments.wording import difference, percent, words
 from visual_opsd.contexts import Problem
 from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.tokenizer import Tokenizer

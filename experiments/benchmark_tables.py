@@ -10,7 +10,7 @@ from rich.table import Table
 
 from datamodules.benchmark_files import BenchmarkData
 from experiments import files
-from experiments.report import percent, table
+from experiments.wording import percent, table
 from visual_opsd.benchmarks.nine import NINE, PAPER
 from visual_opsd.statistics import Estimate, weighted_rates
 

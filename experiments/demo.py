@@ -14,9 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from experiments.report import estimate, judge, verdict, write_report
+from experiments.report import write_report
 from experiments.schema import load_experiment
 from experiments.story import Story, StorySettings
+from experiments.targets import judge
+from experiments.wording import estimate, verdict
 
 ARMS = Path("experiments/demo")
 NAMES = ("true_vt", "matched_noise", "sft")

@@ -38,8 +38,8 @@ from experiments.evaluation import (
     share,
     trivial,
 )
-from experiments.report import WAY_NAMES, percent, table, words
 from experiments.schema import TINY_BASE
+from experiments.wording import WAY_NAMES, percent, table, words
 from visual_opsd.benchmarks.maze_pictures import reduced_visual_thought, to_pixels
 from visual_opsd.benchmarks.mazes import NAVIGATION_TASK
 from visual_opsd.benchmarks.vsp import maze_of, vsp_folder, vsp_problems

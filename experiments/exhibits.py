@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.figures import RIGHT, WIDTH_INCHES, WRONG, Strip, in_style, kl_strip
-from experiments.report import table
 from experiments.results import PILOT, Results, origin_of
+from experiments.wording import table
 from visual_opsd.statistics import (
     Estimate,
     bootstrap_closure,

@@ -26,9 +26,9 @@ from datamodules.twins import generate_twin
 from experiments import command, files, run_data, run_files
 from experiments.evaluation import FAST_DRAWING, GREEDY
 from experiments.kl_gap import SAMPLED, gap_record, sample_fixed, token_gaps
-from experiments.report import WAY_NAMES, table, words
 from experiments.schema import TINY_BASE, ExperimentConfig, load_experiment
 from experiments.side_by_side import is_finished, train_all
+from experiments.wording import WAY_NAMES, table, words
 from visual_opsd.benchmarks.benchmark import Benchmark
 from visual_opsd.benchmarks.charts import CHART_TASK
 from visual_opsd.benchmarks.items import OPTION_LETTERS, Item

@@ -16,9 +16,9 @@ from experiments import attention, attention_figures, drawings, exhibits, lookin
 from experiments.evaluation import FAST_DRAWING
 from experiments.figures import save_figure
 from experiments.latency import OFFICIAL_DRAWING
-from experiments.report import table
 from experiments.schema import TINY_BASE
 from experiments.study_report import claims_section, doses, draw_arms, draw_doses
+from experiments.wording import table
 
 STUDENT_TEXT = "true_vt, text only"
 DRAWN_PROBLEM = 3

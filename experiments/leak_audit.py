@@ -23,8 +23,8 @@ from datamodules.sources import GeneratedMazes
 from experiments import command, run_data, run_files
 from experiments.evaluate import read_folder
 from experiments.evaluation import GREEDY, donors_of, evaluate, score_answer, share
-from experiments.report import table, words
 from experiments.schema import TINY_BASE
+from experiments.wording import table, words
 from visual_opsd.benchmarks.vsp import maze_of, vsp_folder, vsp_problems
 from visual_opsd.contexts import Problem
 from visual_opsd.interventions import intervention

@@ -4,10 +4,9 @@ Every word that judges is computed from the numbers beside it.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +15,24 @@ from experiments import figures
 from experiments.evaluation import Prediction, accuracy, by_category
 from experiments.figures import Curve, Exhibit, Said, Strip
 from experiments.story import Story, drawn_examples
+from experiments.targets import Target, judge
+from experiments.wording import (
+    WAY_NAMES,
+    Row,
+    difference,
+    estimate,
+    percent,
+    span,
+    table,
+    verdict,
+    words,
+)
 from visual_opsd.benchmarks.answers import extract_answer, parse_moves
 from visual_opsd.contexts import Image
 from visual_opsd.rollouts.answering import Way
 from visual_opsd.statistics import Estimate, bootstrap_ratio
 
-WAY_NAMES: dict[Way, str] = {
-    "drawn": "drawn",
-    "text_only": "text only",
-    "privileged": "privileged",
-}
 HELD_OUT, DIVERGENCE = "held_out/text_only", "train/divergence"
-VSP_SIZES = range(3, 9)
-Unit = Literal["points", "share", "times", "nats"]
-Row = Sequence[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A line of the issue's table with its verdict."""
-
-    claim: str
-    goal: str
-    measured: str
-    is_met: bool | None
-    """None where nothing is asked, or nothing could be measured."""
 
 
 def write_report(story: Story, summary: dict[str, Any]) -> Path:
@@ -74,118 +66,7 @@ def write_report(story: Story, summary: dict[str, Any]) -> Path:
     return path
 
 
-# The answer and its targets
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A number of the summary, and what is asked of it."""
-
-    claim: str
-    goal: str
-    key: str
-    unit: Unit
-    is_met: Callable[[Estimate], bool] | None = None
-    """None: it is reported."""
-
-    def held_against(self, summary: dict[str, Any]) -> Target:
-        """With what was measured."""
-        found = estimate(summary[self.key])
-        return Target(
-            claim=self.claim,
-            goal=self.goal,
-            measured=words(found, self.unit) if found else "no VSP mazes on this machine",
-            is_met=self.is_met(found) if self.is_met and found else None,
-        )
-
-
-def above(threshold: float, *, is_sure: bool = False) -> Callable[[Estimate], bool]:
-    """At least so much; ``is_sure``: and the interval above 0."""
-    return lambda found: found.value >= threshold and (not is_sure or found.low > 0)
-
-
-ASKED = (
-    Asked(
-        "student text-only minus the base's drawn accuracy",
-        ">= +3.4 points, interval above 0",
-        "gain_over_drawn",
-        "points",
-        above(0.034, is_sure=True),
-    ),
-    Asked(
-        "student text-only minus the base's own text-only, `true_vt`",
-        ">= +10.28 points, interval above 0",
-        "gain_over_own_text",
-        "points",
-        above(0.1028, is_sure=True),
-    ),
-    Asked(
-        "the same, `matched_noise`",
-        "between -3 and +3 points",
-        "noise_gain_over_own_text",
-        "points",
-        lambda found: -0.03 <= found.value <= 0.03,
-    ),
-    Asked("student minus SFT at equal steps", "reported", "gain_over_sft", "points"),
-    Asked(
-        "closure on the base's completions, `true_vt`",
-        ">= 58.4 %",
-        "closure",
-        "share",
-        above(0.584),
-    ),
-    Asked(
-        "the same, `matched_noise`",
-        "<= 5 %",
-        "noise_closure",
-        "share",
-        lambda found: found.value <= 0.05,
-    ),
-    Asked(
-        "closure on the student's own trajectories, `true_vt`",
-        "reported",
-        "closure_own_trajectories",
-        "share",
-    ),
-    Asked("the same, `matched_noise`", "reported", "noise_closure_own_trajectories", "share"),
-    Asked(
-        "seconds a sample at batch 1: drawn by the official protocol over student text-only",
-        ">= 14.3 times",
-        "latency_ratio",
-        "times",
-        above(14.3),
-    ),
-    Asked(
-        "the same against our fastest drawing",
-        "reported",
-        "latency_ratio_fast_teacher",
-        "times",
-    ),
-)
-"""Of every story, whatever it was trained on."""
-
-
-def judge(story: Story, summary: dict[str, Any]) -> list[Target]:
-    """The issue's targets against the summary."""
-    sizes = story.maze_settings.sizes
-    is_trained_on_vsp_sizes = set(VSP_SIZES) <= set(sizes)
-    vsp = Asked(
-        f"real VSP mazes, student text-only, trained on sizes {_range(sizes)}",
-        ">= 85.83 %" if is_trained_on_vsp_sizes else "reported (asked of sizes 3 to 8)",
-        "vsp_student_text",
-        "share",
-        above(0.8583) if is_trained_on_vsp_sizes else None,
-    )
-    error = summary["max_rescore_error"]
-    return [
-        *(asked.held_against(summary) for asked in (*ASKED, vsp)),
-        Target(
-            claim="re-scored against sampled log-probabilities, largest difference",
-            goal="<= 1e-4",
-            measured=f"{error:.1e}",
-            is_met=error <= 1e-4,
-        ),
-    ]
+# The answer
 
 
 def answer_first(story: Story, summary: dict[str, Any], targets: Sequence[Target]) -> str:
@@ -250,7 +131,7 @@ def accuracy_section(story: Story, summary: dict[str, Any]) -> str:
         "distance to recover."
     )
     parts = [
-        f"Share of held-out mazes solved, sizes {_range(story.maze_settings.sizes)}; the headline "
+        f"Share of held-out mazes solved, sizes {span(story.maze_settings.sizes)}; the headline "
         "is greedy, T = 1 stands beside it. Drawing is scored on the first "
         f"{min(story.settings.num_drawn, len(story.problems)):,}.",
         table(["", "way", "mazes", "greedy (95 % interval)", "T = 1", "tokens"], rows),
@@ -386,7 +267,7 @@ def making_section(story: Story, summary: dict[str, Any]) -> str:
     """What it takes to make it again."""
     arms = [
         f"`{name}`: {arm.trainer.max_steps} steps of {arm.data.batch_size} problems, "
-        f"sizes {_range(arm.data.sizes)}, method {arm.method}"
+        f"sizes {span(arm.data.sizes)}, method {arm.method}"
         + (f", teacher sees `{arm.rollout.intervention}`" if arm.method == "visual_opsd" else "")
         for name, arm in story.arms.items()
     ]
@@ -498,57 +379,5 @@ def _bytes(image: Image) -> NDArray[np.uint8]:
     return pixels.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
 
 
-# Words
-
-
-def table(header: Row, rows: Iterable[Row]) -> str:
-    """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def words(found: Estimate | None, unit: Unit = "points") -> str:
-    """A value with its interval."""
-    if found is None:
-        return "-"
-    write: Callable[[float], str] = {
-        "points": lambda x: f"{100 * x:+.1f}",
-        "share": lambda x: f"{100 * x:.1f}",
-        "times": lambda x: f"{x:.1f}",
-        "nats": lambda x: f"{x:.3f}",
-    }[unit]
-    name = {"points": " points", "share": " %", "times": " times", "nats": ""}[unit]
-    return f"{write(found.value)}{name} [{write(found.low)}, {write(found.high)}]"
-
-
-def percent(found: Estimate | None, *, with_interval: bool = False) -> str:
-    """A share; the interval in whole numbers if asked for."""
-    if found is None:
-        return "-"
-    interval = f" [{100 * found.low:.0f}, {100 * found.high:.0f}]" if with_interval else " %"
-    return f"{100 * found.value:.1f}{interval}"
-
-
-def difference(found: Estimate) -> str:
-    """Points with what their interval lets one say."""
-    sign = "above" if found.low > 0 else "below" if found.high < 0 else "no difference shown"
-    return f"{words(found)} ({sign})"
-
-
-def verdict(is_met: bool | None) -> str:  # noqa: FBT001 - a value to word, not a switch
-    """A word for a table."""
-    return {True: "met", False: "**missed**", None: ""}[is_met]
-
-
-def estimate(value: dict[str, float] | None) -> Estimate | None:
-    """Back from JSON."""
-    return None if value is None else Estimate(**value)
-
-
 def _is_estimate(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == {"value", "low", "high"}
-
-
-def _range(sizes: Sequence[int]) -> str:
-    is_whole = list(sizes) == list(range(min(sizes), max(sizes) + 1))
-    return f"{min(sizes)} to {max(sizes)}" if is_whole else ", ".join(map(str, sizes))

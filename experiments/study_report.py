@@ -14,10 +14,11 @@ from rich.table import Table
 
 from experiments import figures, files
 from experiments.figures import Spread
-from experiments.report import HELD_OUT, estimate, percent, read_curve, table, words
+from experiments.report import HELD_OUT, read_curve
 from experiments.study import BASE, Study
 from experiments.study_claims import CONTENT_FREE, MIN_SEEDS
 from experiments.study_results import SFT, TRUE
+from experiments.wording import estimate, percent, table, words
 from visual_opsd.statistics import Estimate
 
 _ACCURACY, _CLOSURE = "text-only accuracy", "share of the KL gap closed"

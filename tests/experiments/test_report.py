@@ -11,8 +11,9 @@ from PIL import Image as PILImage
 
 from experiments import figures, results
 from experiments.figures import Strip
-from experiments.report import HELD_OUT, accuracy_section, judge, making_section, read_curve
+from experiments.report import HELD_OUT, accuracy_section, making_section, read_curve
 from experiments.story import Story
+from experiments.targets import judge
 from tests.experiments.conftest import written
 from visual_opsd.benchmarks.vsp import FOLDER_VARIABLE
 
