@@ -1,21 +1,28 @@
 """lmms-eval and VLMEvalKit ask our models, through stubs of the interfaces that they have.
 
-The real packages are heavy: set ``VISUAL_OPSD_LMMS_EVAL=1`` where lmms-eval is installed.
+The real lmms-eval asks for a hundred packages: put it and this project into an environment of its
+own, and set ``VISUAL_OPSD_LMMS_EVAL`` to that one's Python. VLMEvalKit is on no package index.
 """
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 import tomllib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
 
+from experiments import respond
+from experiments.schema import TINY_BASE
 from visual_opsd.seeds import row_seed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,11 +189,81 @@ def test_vlmevalkit_runs_in_a_process_of_its_own(kit, start):
     assert (kit / "reply.txt").read_text()
 
 
+TASK = """
+task: mmvp_here
+dataset_path: parquet
+dataset_kwargs: {{data_files: {{train: {path}}}}}
+test_split: train
+output_type: generate_until
+doc_to_visual: !function utils.mmvp_doc_to_visual
+doc_to_text: !function utils.mmvp_doc_to_text
+doc_to_target: !function utils.mmvp_doc_to_target
+process_results: !function utils.mmvp_process_results
+metric_list:
+  - metric: mmvp_accuracy
+    aggregation: !function utils.mmvp_aggregate_results
+    higher_is_better: true
+generation_kwargs: {{max_new_tokens: 16, temperature: 0, do_sample: false}}
+metadata: {{version: 0}}
+"""
+"""lmms-eval's own MMVP, with its functions, on a file here."""
+COLOURS = ("red", "green", "blue", "white")
+
+
+def write_mmvp(path, questions):
+    """As ``lmms-lab-eval/MMVP`` is on the hub, with what makes ``datasets`` decode the pictures."""
+    pictures = []
+    for colour in COLOURS:
+        PILImage.new("RGB", (32, 32), colour).save(file := BytesIO(), "png")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    columns = {
+        "Index": pa.array(range(1, len(questions) + 1)),
+        "Question": pa.array(questions),
+        "Options": pa.array(["(a) Yes (b) No"] * len(questions)),
+        "Correct Answer": pa.array(["(a)"] * len(questions)),
+        "image": pa.array(pictures, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    }
+    features = {name: {"dtype": "string", "_type": "Value"} for name in columns}
+    features |= {"Index": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+
+
 @pytest.mark.slow
-def test_the_real_lmms_eval_knows_the_model():
-    """It validates the class: a subclass of its own, of the kind that the manifest says."""
-    if not os.environ.get("VISUAL_OPSD_LMMS_EVAL"):
-        pytest.skip("set VISUAL_OPSD_LMMS_EVAL=1 where lmms-eval is installed")
-    registry = importlib.import_module("lmms_eval.models.registry_v2").ModelRegistryV2()
-    registry.register_manifest(importlib.import_module("experiments.lmms_eval_model").manifest())
-    assert registry.get_model_class("visual_opsd").__name__ == "VisualOPSD"
+def test_a_whole_run_of_the_real_lmms_eval(tmp_path):
+    """It finds the model by the entry point, asks it, and writes down what it replies."""
+    python = os.environ.get("VISUAL_OPSD_LMMS_EVAL")
+    if not python:
+        pytest.skip("set VISUAL_OPSD_LMMS_EVAL to a Python that has lmms-eval and this project")
+    questions = [f"Is the square {colour}?" for colour in COLOURS]
+    path = tmp_path / "mmvp.parquet"
+    write_mmvp(path, questions)
+    task = tmp_path / "tasks"  # a folder of the name of its task would be read as for simple models
+    task.mkdir()
+    (task / "mmvp_here.yaml").write_text(TASK.format(path=path))
+    (task / "utils.py").write_text("from lmms_eval.tasks.mmvp.utils import *\n")
+    model_args = f"model={TINY_BASE.resolve()},max_new_tokens=40,answer_only=False"
+    arguments = ["--model", "visual_opsd", "--model_args", model_args, "--tasks", "mmvp_here"]
+    arguments += ["--include_path", str(task), "--output_path", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [python, "-m", "lmms_eval", *arguments, "--log_samples"],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    (written,) = (tmp_path / "out").rglob("*samples_mmvp_here.jsonl")
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    respondent = respond.load(str(TINY_BASE), "paper", "text_only").limited(40)
+    for line in lines:
+        number = line["doc_id"]
+        asked = respond.Asked(
+            pictures=(PILImage.new("RGB", (32, 32), COLOURS[number]),),
+            prompt=f"{questions[number]}\nA. Yes\nB. No",
+            seed=row_seed(42, "mmvp_here", str(number)),
+        )
+        assert line["resps"] == respondent.answer([asked])[0].text
+    assert len(lines) == len(questions)
+    assert len({line["resps"] for line in lines}) > 1  # else the order would show nothing
