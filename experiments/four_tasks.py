@@ -1,8 +1,9 @@
 """The tiny base on all four of ThinkMorph's tasks: ``make four-tasks``, resumable.
 
-``python -m experiments.four_tasks [key=value ...]``: keys below ``base.`` go to the training, whose
-start is the shipped base with words and pixels of the other three tasks. Then held-out problems:
-accuracy in three ways beside what guessing is worth, and K_gen by category (Table 1).
+``python -m experiments.four_tasks [key=value ...]``: keys below ``base.`` go to the first training,
+whose start is the shipped base with words and pixels of the other three tasks, keys below
+``longer.`` to the second, which goes on from there. Then held-out problems: accuracy in three ways
+beside what guessing is worth, and K_gen by category (Table 1).
 """
 
 import json
@@ -45,8 +46,8 @@ from visual_opsd.rollouts.answering import Way, answer, in_batches
 from visual_opsd.seeds import row_seed
 from visual_opsd.statistics import Estimate, bootstrap_statistic
 
-BASE = Path("experiments/four_tasks/base.yaml")
-BASE_PREFIX = "base."
+STAGES = Path("experiments/four_tasks")
+BASE, LONGER = "base", "longer"
 NUM_NEW_CHANNELS = 32
 """With the maze's 16, a drawing in latents shows red frames, bars and seams."""
 SCORED_AS: dict[str, Benchmark] = {
@@ -80,28 +81,47 @@ class FourTasksConfig:
 def main() -> None:
     """Command line; what a user got wrong is one line."""
     console = Console()
-    of_base = [a.removeprefix(BASE_PREFIX) for a in sys.argv[1:] if a.startswith(BASE_PREFIX)]
-    measured = [a for a in sys.argv[1:] if not a.startswith(BASE_PREFIX)]
+    given: dict[str, list[str]] = {BASE: [], LONGER: [], "": []}
+    for argument in sys.argv[1:]:
+        stage, dot, rest = argument.partition(".")
+        is_of_stage = bool(dot) and stage in given
+        given[stage if is_of_stage else ""].append(rest if is_of_stage else argument)
     try:
-        config = command.parse(measured, FourTasksConfig)
-        folder = run(load_experiment(BASE, of_base), config, console)
+        config = command.parse(given[""], FourTasksConfig)
+        folder = run(stages(given[BASE], given[LONGER]), config, console)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     console.print(*(str(folder / name) for name in ("report.md", "summary.json", "table.csv")))
 
 
-def run(base: ExperimentConfig, config: FourTasksConfig, console: Console) -> Path:
+def stages(of_base: list[str], of_longer: list[str]) -> list[ExperimentConfig]:
+    """Both trainings, the second from where the first ends.
+
+    Raises:
+        ValueError: A key or value that does not fit.
+    """
+    base = load_experiment(STAGES / "base.yaml", of_base)
+    goes_on = [f"output_dir={base.output_dir}", f"model={base.folder / 'model'}"]
+    return [base, load_experiment(STAGES / "longer.yaml", [*goes_on, *of_longer])]
+
+
+def run(trainings: Sequence[ExperimentConfig], config: FourTasksConfig, console: Console) -> Path:
     """Train and measure what is not there yet; returns the folder with report and numbers."""
+    base, last = trainings[0], trainings[-1]
     make_start(Path(base.model))
-    if not is_finished(base):
-        train_all({base.name: base})
-    folder, model = base.folder.parent, base.folder / "model"
+    for one in trainings:
+        if not is_finished(one):
+            train_all({one.name: one})
+    folder, model = base.folder.parent, last.folder / "model"
     mine = {**asdict(config), "model_digest": run_files.digest(model)}
     files.claim(folder / "four_tasks.json", mine, "measurements of another model or size")
     summary = {
         **measure(folder, model, run_data.maze_settings(base), config, console),
-        "steps": base.trainer.max_steps,
-        "commit": json.loads((base.folder / "run.json").read_text())["commit"],
+        "steps": sum(one.trainer.max_steps for one in trainings),
+        "commits": {
+            one.name: json.loads((one.folder / "run.json").read_text())["commit"]
+            for one in trainings
+        },
     }
     files.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     files.write(folder / "table.csv", pd.DataFrame(rows(summary)).to_csv(index=False))
@@ -313,11 +333,12 @@ def report(summary: dict[str, Any]) -> str:
         ]
         for name, found in summary["kl_gap"].items()
     ]
+    at = ", ".join(f"`{name}` at {commit}" for name, commit in summary["commits"].items())
     header = ["task", "way", "n", "solved", "chance", "best constant", "above both"]
     parts = [
         "# The tiny base on ThinkMorph's four tasks",
-        f"{summary['steps']:,} steps from the shipped base, at {summary['commit']}. Held-out "
-        "problems, greedy decoding, 95 % intervals.",
+        f"{summary['steps']:,} steps from the shipped base ({at}). Held-out problems, greedy "
+        "decoding, 95 % intervals.",
         table(header, solved),
         "Chance: an option at random, 0 where the answer is free. Best constant: the one answer to "
         "everything that scores most on these very problems.",

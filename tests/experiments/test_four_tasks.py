@@ -9,16 +9,15 @@ from rich.console import Console
 
 from datamodules.frozen_lake import MazeSettings
 from experiments.four_tasks import (
-    BASE,
     SCORED_AS,
     FourTasksConfig,
     counted,
     held_out,
     make_start,
     run,
+    stages,
     with_means,
 )
-from experiments.schema import load_experiment
 from experiments.train import train
 from visual_opsd.models.bagel import checkpoints
 
@@ -51,23 +50,16 @@ def test_the_gap_is_a_mean_over_tokens_of_a_category_and_of_all():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two steps from the shipped base, grown."""
+    """Two steps from the shipped base, grown, and two more from there."""
     folder = tmp_path_factory.mktemp("four")
     make_start(folder / "start", num_examples=16)
-    base = load_experiment(
-        BASE,
-        [
-            f"output_dir={folder}",
-            f"model={folder / 'start'}",
-            "data.num_problems=16",
-            "data.batch_size=2",
-            "data.num_workers=0",
-            "trainer.max_steps=2",
-            "held_out.num_problems=0",
-        ],
-    )
-    train(base)
-    return base
+    small = ["data.num_problems=64", "data.batch_size=2", "data.num_workers=0"]
+    small += ["trainer.max_steps=2", "held_out.num_problems=0"]
+    trainings = stages([f"output_dir={folder}", f"model={folder / 'start'}", *small], small)
+    assert trainings[1].model == str(trainings[0].folder / "model")
+    for one in trainings:
+        train(one)
+    return trainings
 
 
 def test_every_task_has_its_rows_and_what_is_measured_is_not_measured_again(trained):
@@ -96,7 +88,7 @@ def test_every_task_has_its_rows_and_what_is_measured_is_not_measured_again(trai
 
 
 def test_the_start_spells_mazes_as_the_shipped_base_does_and_jigsaws_in_a_token(trained):
-    tokenizer = checkpoints.open_folder(trained.model).tokenizer
+    tokenizer = checkpoints.open_folder(trained[0].model).tokenizer
     shipped = checkpoints.open_folder("experiments/bases/tiny").tokenizer
     mazes, _ = held_out("Spatial_Navigation", MazeSettings(), 32)
     for problem in mazes:
