@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,20 @@ def read(arguments: Sequence[str]) -> tuple[Study, bool]:
 
 
 def with_earlier_arms(config: StudyConfig) -> StudyConfig:
-    """Arms and bases that an earlier command added to the same folder stay in its report."""
+    """Arms and bases that an earlier command added to the same folder stay in its report.
+
+    Raises:
+        ValueError: An arm that nobody knows is to be left out.
+    """
     path = Path(config.output_dir) / config.name / STUDY_FILE
-    if not path.is_file():
-        return config
-    facts = json.loads(path.read_text())
-    saved = facts["arms"]
+    facts = json.loads(path.read_text()) if path.is_file() else {}
+    saved = facts.get("arms", {})
+    known = {*load_study(TABLE).arms, *saved}
+    for name, arm in config.arms.items():
+        if not arm.seeds and name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"study.arms.{name}.seeds=0: no arm {name} to leave out{hint}")
     config = replace(
         config,
         other_base=config.other_base or facts.get(OTHER_BASE),

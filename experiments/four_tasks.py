@@ -1,8 +1,8 @@
 """The tiny base on all four of ThinkMorph's tasks: ``make four-tasks``, resumable.
 
 ``python -m experiments.four_tasks [key=value ...]``: keys below ``base.`` go to the first training,
-whose start is the shipped base with words and pixels of the other three tasks, keys below
-``longer.`` to the second, which goes on from there. Then held-out problems: accuracy in three ways
+whose start is the shipped base with words and pixels of the other three tasks; below ``search.``
+and ``last.`` to the two that go on from there. Then held-out problems: accuracy in three ways
 beside what guessing is worth, and K_gen by category (Table 1).
 """
 
@@ -47,7 +47,8 @@ from visual_opsd.seeds import row_seed
 from visual_opsd.statistics import Estimate, bootstrap_statistic
 
 STAGES = Path("experiments/four_tasks")
-BASE, LONGER = "base", "longer"
+NAMES = ("base", "search", "last")
+"""In the order of training."""
 NUM_NEW_CHANNELS = 32
 """With the maze's 16, a drawing in latents shows red frames, bars and seams."""
 SCORED_AS: dict[str, Benchmark] = {
@@ -81,28 +82,32 @@ class FourTasksConfig:
 def main() -> None:
     """Command line; what a user got wrong is one line."""
     console = Console()
-    given: dict[str, list[str]] = {BASE: [], LONGER: [], "": []}
-    for argument in sys.argv[1:]:
-        stage, dot, rest = argument.partition(".")
-        is_of_stage = bool(dot) and stage in given
-        given[stage if is_of_stage else ""].append(rest if is_of_stage else argument)
     try:
-        config = command.parse(given[""], FourTasksConfig)
-        folder = run(stages(given[BASE], given[LONGER]), config, console)
+        trainings, rest = stages(sys.argv[1:])
+        folder = run(trainings, command.parse(rest, FourTasksConfig), console)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
     console.print(*(str(folder / name) for name in ("report.md", "summary.json", "table.csv")))
 
 
-def stages(of_base: list[str], of_longer: list[str]) -> list[ExperimentConfig]:
-    """Both trainings, the second from where the first ends.
+def stages(arguments: Sequence[str]) -> tuple[list[ExperimentConfig], list[str]]:
+    """The trainings, each from where the one before ends; and the arguments of none.
 
     Raises:
         ValueError: A key or value that does not fit.
     """
-    base = load_experiment(STAGES / "base.yaml", of_base)
-    goes_on = [f"output_dir={base.output_dir}", f"model={base.folder / 'model'}"]
-    return [base, load_experiment(STAGES / "longer.yaml", [*goes_on, *of_longer])]
+    given: dict[str, list[str]] = {name: [] for name in (*NAMES, "")}
+    for argument in arguments:
+        stage, _, rest = argument.partition(".")
+        of, said = (stage, rest) if stage in NAMES else ("", argument)
+        given[of].append(said)
+    found: list[ExperimentConfig] = []
+    for name in NAMES:
+        before = found[-1:]
+        goes_on = [f"output_dir={one.output_dir}" for one in before]
+        goes_on += [f"model={one.folder / 'model'}" for one in before]
+        found.append(load_experiment(STAGES / f"{name}.yaml", [*goes_on, *given[name]]))
+    return found, given[""]
 
 
 def run(trainings: Sequence[ExperimentConfig], config: FourTasksConfig, console: Console) -> Path:
@@ -114,9 +119,10 @@ def run(trainings: Sequence[ExperimentConfig], config: FourTasksConfig, console:
             train_all({one.name: one})
     folder, model = base.folder.parent, last.folder / "model"
     mine = {**asdict(config), "model_digest": run_files.digest(model)}
-    files.claim(folder / "four_tasks.json", mine, "measurements of another model or size")
+    measured = last.folder / "measured"
+    files.claim(measured / "four_tasks.json", mine, "measurements of another model or size")
     summary = {
-        **measure(folder, model, run_data.maze_settings(base), config, console),
+        **measure(measured, model, run_data.maze_settings(base), config, console),
         "steps": sum(one.trainer.max_steps for one in trainings),
         "commits": {
             one.name: json.loads((one.folder / "run.json").read_text())["commit"]
@@ -220,10 +226,10 @@ def measure(
             few = slice(config.num_drawn if way == "drawn" else None)
             ask = partial(answers, model, tokenizer, problems[few], way, config)
             count = partial(counted, benchmark, items[few], ask)
-            scores[task][way] = files.kept(folder / "measured" / f"{task}-{way}.json", count)
+            scores[task][way] = files.kept(folder / f"{task}-{way}.json", count)
         console.print(f"{task}: KL gap")
         fixed = partial(gap, model, tokenizer, problems[: config.num_trajectories], config)
-        gaps[task] = files.kept(folder / "measured" / f"{task}-gap.json", fixed)
+        gaps[task] = files.kept(folder / f"{task}-gap.json", fixed)
     return {"accuracy": scores, "kl_gap": with_means(gaps, config.seed)}
 
 

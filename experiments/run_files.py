@@ -1,4 +1,4 @@
-"""What lies in a run folder, and whose it is: claimed, identified, found again."""
+"""The files of a run: its folder claimed, its start identified, its newest checkpoint found."""
 
 import hashlib
 import json
@@ -114,6 +114,6 @@ def digest_of(paths: Iterable[Path]) -> str:
 
 
 def cache_folder(config: ExperimentConfig) -> Path:
-    """Where drawings are kept."""
+    """Where drawings, own answers and indices of data are kept."""
     default = os.environ.get("VISUAL_OPSD_CACHE", str(Path.home() / ".cache" / "visual_opsd"))
     return Path(config.cache_dir or default)

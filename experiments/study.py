@@ -97,8 +97,8 @@ class StudyConfig:
     """Runs at once; 0: one a core, or one if there is a GPU."""
 
     def __post_init__(self) -> None:
-        if not self.arms:
-            raise ValueError("arms: a study needs at least one")
+        if not any(arm.seeds for arm in self.arms.values()):
+            raise ValueError("arms: a study needs at least one, with seeds")
         for name, arm in self.arms.items():
             if arm.seeds < 0:
                 raise ValueError(f"arms.{name}.seeds must be at least 0, got {arm.seeds}")
@@ -245,10 +245,11 @@ class Study:
         Distillation against each arm that imitates: with gold answers, and without any.
         """
         found = []
-        for name in self.config.arms:
+        trained = [name for name, arm in self.config.arms.items() if arm.seeds]
+        for name in trained:
             config = self._arms[name]
             one = DISTILLED_FROM[config.data.answers]
-            if config.method == "sft" and one in self.config.arms:
+            if config.method == "sft" and one in trained:
                 found.append((one, name))
         return found
 

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from datamodules.frozen_lake import MazeSettings
+from experiments import run_files
 from experiments.four_tasks import (
     SCORED_AS,
     FourTasksConfig,
@@ -50,13 +52,19 @@ def test_the_gap_is_a_mean_over_tokens_of_a_category_and_of_all():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two steps from the shipped base, grown, and two more from there."""
+    """Two steps from the shipped base, grown, and twice two more from there."""
     folder = tmp_path_factory.mktemp("four")
     make_start(folder / "start", num_examples=16)
     small = ["data.num_problems=64", "data.batch_size=2", "data.num_workers=0"]
     small += ["trainer.max_steps=2", "held_out.num_problems=0"]
-    trainings = stages([f"output_dir={folder}", f"model={folder / 'start'}", *small], small)
-    assert trainings[1].model == str(trainings[0].folder / "model")
+    of_base = [f"output_dir={folder}", f"model={folder / 'start'}", *small]
+    arguments = [f"base.{key}" for key in of_base]
+    arguments += [f"{name}.{key}" for name in ("search", "last") for key in small]
+    trainings, rest = stages([*arguments, "seed=1"])
+    assert rest == ["seed=1"]
+    assert [one.name for one in trainings] == ["base", "search", "last"]
+    for before, after in pairwise(trainings):
+        assert after.model == str(before.folder / "model")
     for one in trainings:
         train(one)
     return trainings
@@ -67,6 +75,11 @@ def test_every_task_has_its_rows_and_what_is_measured_is_not_measured_again(trai
     summary = json.loads((folder / "summary.json").read_text())
     assert set(summary["accuracy"]) == set(SCORED_AS)
     assert set(summary["kl_gap"]) == {*SCORED_AS, "overall"}
+    assert summary["steps"] == 6
+    assert set(summary["commits"]) == {"base", "search", "last"}
+    measured = trained[-1].folder / "measured"
+    claimed = json.loads((measured / "four_tasks.json").read_text())
+    assert claimed["model_digest"] == run_files.digest(trained[-1].folder / "model")
     assert all(gap["value"] > 0 for gap in summary["kl_gap"].values())
     assert summary["kl_gap"]["overall"]["max_rescore_error"] < 1e-4
     table = pd.read_csv(folder / "table.csv")
@@ -76,11 +89,11 @@ def test_every_task_has_its_rows_and_what_is_measured_is_not_measured_again(trai
     report = (folder / "report.md").read_text()
     assert all(task.replace("_", " ") in report for task in SCORED_AS)
 
-    before = {path: path.stat().st_mtime_ns for path in (folder / "measured").iterdir()}
-    lost = folder / "measured" / "Chart_Refocus-drawn.json"
+    before = {path: path.stat().st_mtime_ns for path in measured.iterdir()}
+    lost = measured / "Chart_Refocus-drawn.json"
     lost.unlink()  # as if it had been killed there
     run(trained, SMALL, Console(quiet=True))
-    after = {path: path.stat().st_mtime_ns for path in (folder / "measured").iterdir()}
+    after = {path: path.stat().st_mtime_ns for path in measured.iterdir()}
     assert {path for path in before if before[path] != after[path]} == {lost}
     assert json.loads((folder / "summary.json").read_text()) == summary
     with pytest.raises(ValueError, match="num_problems: 4 -> 5"):

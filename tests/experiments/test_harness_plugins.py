@@ -230,11 +230,13 @@ def write_mmvp(path, questions):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_whole_run_of_the_real_lmms_eval(tmp_path):
     """It finds the model by the entry point, asks it, and writes down what it replies."""
     python = os.environ.get("VISUAL_OPSD_LMMS_EVAL")
     if not python:
         pytest.skip("set VISUAL_OPSD_LMMS_EVAL to a Python that has lmms-eval and this project")
+    assert Path(python).is_file(), f"VISUAL_OPSD_LMMS_EVAL={python}: it takes the path of a Python"
     questions = [f"Is the square {colour}?" for colour in COLOURS]
     path = tmp_path / "mmvp.parquet"
     write_mmvp(path, questions)

@@ -185,17 +185,23 @@ def test_arms_of_an_earlier_command_stay(tmp_path):
 def test_an_arm_of_no_seeds_is_left_out_from_then_on(tmp_path):
     """An arm that was added by mistake stayed in every later report."""
     here = f"study.output_dir={tmp_path}"
-    added = "study.arms.mistake.changes=[visual_opsd.divergence.kind=forward_kl]"
+    added = "study.arms.mistake.changes=[method=sft,'sft.mix={text_only: 1.0}']"
     ablate_noise.read([added, here])[0].claim()
     assert "mistake" in {run.arm for run in ablate_noise.read([here])[0].runs}
     without, _ = ablate_noise.read(["study.arms.mistake.seeds=0", here])
     without.claim()
     for study in (without, ablate_noise.read([here])[0]):
         assert "mistake" not in {run.arm for run in study.runs}
+        assert study.pairs == [("true_vt", "sft"), ("drawn_vt", "self_training")]
         assert "true_vt" in {run.arm for run in study.runs}
     again, _ = ablate_noise.read([added, here])
     again.claim()
-    assert "mistake" in {run.arm for run in again.runs}
+    assert ("true_vt", "mistake") in again.pairs
+    with pytest.raises(ValueError, match=r"mistkae.seeds=0: no arm .*did you mean mistake"):
+        ablate_noise.read(["study.arms.mistkae.seeds=0", here])
+    none = [f"study.arms.{name}.seeds=0" for name in (*study.config.arms, "mistake")]
+    with pytest.raises(ValueError, match="at least one, with seeds"):
+        ablate_noise.read([*none, here])
 
 
 # Running

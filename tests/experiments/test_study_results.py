@@ -266,19 +266,21 @@ def test_one_seed_decides_no_closure(study):
 
 def test_closure_is_judged_by_its_interval(study):
     """Seeds of .25 and .95 have a mean above the target, and show nothing."""
-    claim = "the KL gap closes with true VTs: `true_vt`"
 
-    def verdict(*closed: float) -> str:
+    def verdict(arm: str, *closed: float) -> str:
         for number, share in enumerate(closed, 1):
-            gap = gap_of("true_vt")
+            gap = gap_of(arm)
             gap["fixed_sums"] = [(1 - share) * nats for nats in (1, 3, 2)]
-            put(study, f"true_vt-{number}", "true_vt", gap=gap)
-        (found,) = [c for c in summarise(study)["claims"] if c["claim"] == claim]
+            put(study, f"{arm}-{number}", arm, gap=gap)
+        said = summarise(study)["claims"]
+        (found,) = [c for c in said if c["claim"].startswith("the KL") and f"`{arm}`" in c["claim"]]
         assert found["numbers"]["closure"]["value"] == pytest.approx(sum(closed) / len(closed))
         return found["verdict"]
 
-    assert verdict(0.6, 0.6) == "supported"
-    assert verdict(0.25, 0.95) == "not supported"
+    assert verdict("true_vt", 0.6, 0.6) == "supported"
+    assert verdict("true_vt", 0.25, 0.95) == "not supported"
+    assert verdict("blank", 0.02, 0.02) == "supported"
+    assert verdict("blank", -0.1, 0.1) == "not supported"
 
 
 def test_tuned_sft_has_its_own_claim_and_cells(study):
