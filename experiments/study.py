@@ -35,7 +35,10 @@ DISTILLED_FROM = {"gold": "true_vt", "own": "drawn_vt"}
 """The arm that imitation of such answers is held against in the map."""
 UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
-MAY_GROW = ("arms", "bases", OTHER_BASE, UNDRAWN_BASE, "max_seeds", "jobs", "quick", "large")
+MAY_GROW = (
+    *("arms", "bases", OTHER_BASE, UNDRAWN_BASE, "max_seeds", "other_seeds", "jobs"),
+    *("quick", "large"),
+)
 """Facts about a study that may be added to, or change no result."""
 MAY_DIFFER = (
     *("name", "seed", "method", "rollout.", "visual_opsd.", "sft.", "drawing"),
@@ -75,6 +78,8 @@ class StudyConfig:
     output_dir: str = "runs"
     max_seeds: int | None = None
     """At most so many of every arm."""
+    other_seeds: int = 3
+    """At most so many of an arm from another base than the study's own."""
     num_problems: int = 2048
     """Held-out mazes, greedy, text-only: the same for everybody."""
     num_drawn: int = 1024
@@ -335,9 +340,15 @@ class Study:
             for base in self.bases
             for number in rounds
             for name, arm in arms.items()
-            if number <= arm.seeds and (base == BASE or name in FROM_BASE[base])
+            if number <= self._num_seeds(name, arm, base)
         ]
         return tuple(found)
+
+    def _num_seeds(self, name: str, arm: ArmConfig, base: str) -> int:
+        """How often an arm is trained from a base."""
+        if base == BASE:
+            return arm.seeds
+        return min(arm.seeds, self.config.other_seeds) if name in FROM_BASE[base] else 0
 
     def _one(self, arm: str, number: int, base: str) -> Run:
         suffix = "" if base == BASE else f"_{base}"

@@ -121,6 +121,9 @@ def test_second_base_is_asked_about_noise_too(study):
         put(study, run.name, run.arm, base=OTHER_BASE)
     assert study.runs[-len(others) :] == tuple(others)
     assert {run.arm for run in others} == {"true_vt_other_base", "matched_noise_other_base"}
+    once = Study(replace(study.config, other_seeds=1))
+    assert {run.number for run in once.runs if run.base == OTHER_BASE} == {1}
+    assert {run.number for run in once.runs if run.base == BASE} == {1, 2}
     verdicts = {claim["claim"]: claim["verdict"] for claim in summarise(study)["claims"]}
     second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
     assert verdicts[second] == "supported"
