@@ -19,6 +19,7 @@ from experiments.demo import ARMS, NAMES
 from experiments.evaluation import evaluate, load_predictions, save_predictions
 from experiments.schema import differences, load_experiment
 from experiments.story import Story, StorySettings
+from experiments.study import OTHER_BASE, UNDRAWN_BASE
 from experiments.study import load_study as read_study
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.interventions import intervene
@@ -27,6 +28,7 @@ from visual_opsd.rollouts.answering import Way
 SHIPPED = Path("notebooks/results")
 COMMAND, STUDY_COMMAND = "make demo", "make ablate-noise"
 STUDY_FILE = Path("experiments/ablate_noise.yaml")
+ARM = "arms."
 PILOT = ("matched_noise", "legacy_noise", "blank")
 """What is put before the base in place of its own drawing, at inference (paper, Fig. 3a)."""
 NUM_PILOT, NUM_TOKEN_ROWS = 512, 64
@@ -76,10 +78,12 @@ class Results:
 
 
 def origin_of(found: Mapping[str, Any]) -> str:
-    """Command, what was set otherwise, and commit, of results or of a study."""
+    """Command, what was set otherwise or added, and commit, of results or of a study."""
     differs = "; ".join(found["differs"])
     same = f"with other settings ({differs})" if differs else "as it is"
-    return f"Measured by `{found['command']}` {same}, commit `{found['commit']}`."
+    more = ", ".join(f"`{name}`" for name in found.get("added", []))
+    added = f" (and {more} beside it)" if more else ""
+    return f"Measured by `{found['command']}` {same}{added}, commit `{found['commit']}`."
 
 
 def load(path: Path | str) -> Results:
@@ -124,7 +128,8 @@ def load_study(path: Path | str) -> dict[str, Any]:
     if not isinstance(found, dict) or not wanted <= set(found):
         missing = sorted(wanted - set(found))
         raise ValueError(f"{path} is no study's summary, it lacks {missing}: {STUDY_COMMAND}")
-    return {"command": STUDY_COMMAND, "differs": _study_differences(found)} | found
+    differs, added = _study_differences(found)
+    return {"command": STUDY_COMMAND, "differs": differs, "added": added} | found
 
 
 def save(results: Results, path: Path) -> Path:
@@ -221,20 +226,24 @@ def _differences(story: Story) -> list[str]:
     ]
 
 
-def _study_differences(summary: dict[str, Any]) -> list[str]:
-    """From what its command does by itself."""
+def _study_differences(summary: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """From what its command does by itself; and what was added, at most more for Holm to count."""
     own = _by_arm(json.loads(json.dumps(asdict(read_study(STUDY_FILE)))))
     here = _by_arm(summary["settings"])
-    return [
-        f"{key}: {own.get(key)} -> {here[key]}"
-        for key in here
-        if key not in ("name", "output_dir", "quick") and own.get(key) != here[key]
+    keys = [*here, *(key for key in own if key.startswith(ARM) and key not in here)]
+    other = [
+        key
+        for key in keys
+        if key not in ("name", "output_dir", "quick", "jobs") and own.get(key) != here.get(key)
     ]
+    added = [key for key in other if key in (OTHER_BASE, UNDRAWN_BASE) or key not in own]
+    differs = [f"{key}: {own[key]} -> {here.get(key)}" for key in other if key not in added]
+    return differs, [key.removeprefix(ARM) for key in added]
 
 
 def _by_arm(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the changes of an arm under a key each."""
-    arms = {f"arms.{name}": arm["changes"] for name, arm in settings["arms"].items()}
+    """Settings with an arm's changes and seeds under a key each."""
+    arms = {f"{ARM}{name}": arm for name, arm in settings["arms"].items() if arm["seeds"]}
     return {key: value for key, value in settings.items() if key != "arms"} | arms
 
 

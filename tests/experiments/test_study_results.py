@@ -1,12 +1,14 @@
 """A study's results are comparable or refused, judge by numbers, and say how they were made."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from experiments import files
 from experiments.evaluation import donors_of, load_predictions, save_predictions
+from experiments.results import load_study, origin_of
 from experiments.study import BASE, OTHER_BASE, UNDRAWN_BASE, ArmConfig, Study
 from experiments.study_claims import cost_of, decompose
 from experiments.study_report import arms_section, making_section, write_report
@@ -109,6 +111,22 @@ def test_missing_predictions_are_refused_by_file(study):
 
 
 # Numbers
+
+
+def test_what_is_added_to_a_study_makes_it_no_other(study):
+    """The gallery left out a whole study that had two arms more than its command asks for."""
+    arms = {**study.config.arms, "forward_kl": ArmConfig(seeds=1)}
+    config = replace(study.config, arms=arms, other_base="other", jobs=3)
+    files.write(
+        study.folder / "summary.json",
+        json.dumps({**summarise(study), "settings": asdict(config)}),
+    )
+    found = load_study(study.folder)
+    assert found["added"] == ["other_base", "forward_kl"]
+    assert "num_problems: 2048 -> 40" in found["differs"]
+    assert any(words.startswith("arms.no_vt: ") for words in found["differs"])  # it has five arms
+    assert not any(words.startswith(("jobs", "arms.sft")) for words in found["differs"])
+    assert "(and `other_base`, `forward_kl` beside it)" in origin_of(found)
 
 
 def test_second_base_is_asked_about_noise_too(study):
