@@ -181,9 +181,14 @@ def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, flo
             axes.axvline(references[title], color="0.35", linestyle="--", linewidth=1.2)
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set(title=title, ylim=(len(rows) - 0.5, -0.5))
-        if any(max(abs(row.low), abs(row.high)) > 2 for row in rows):
+        if _has_far(rows):
             axes.set_xscale("symlog", linthresh=1)
     return figure
+
+
+def _has_far(rows: Sequence[Spread]) -> bool:
+    """Whether one is so far off that the others would fall on a point."""
+    return any(max(abs(row.low), abs(row.high)) > 2 for row in rows)
 
 
 @in_style
@@ -209,6 +214,8 @@ def dose_response(
             axes.scatter(
                 [dose] * len(row.seeds), row.seeds, color=color, marker=marker, s=22, label=row.name
             )
+        if _has_far([row for row in rows if row.name in doses]):
+            axes.set_yscale("symlog", linthresh=1)
         axes.axvline(base, color="0.35", linestyle="--", linewidth=1.2)
         axes.set(
             title=title, xlabel="accuracy of the base with that in sight (dashed: with nothing)"
