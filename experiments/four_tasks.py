@@ -120,7 +120,7 @@ def run(trainings: Sequence[ExperimentConfig], config: FourTasksConfig, console:
     folder, model = base.folder.parent, last.folder / "model"
     mine = {**asdict(config), "model_digest": run_files.digest(model)}
     measured = last.folder / "measured"
-    files.claim(measured / "four_tasks.json", mine, "measurements of another model or size")
+    files.claim(last.folder / "measured.json", mine, "measurements of another model or size")
     summary = {
         **measure(measured, model, run_data.maze_settings(base), config, console),
         "steps": sum(one.trainer.max_steps for one in trainings),

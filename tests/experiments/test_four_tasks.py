@@ -78,7 +78,7 @@ def test_every_task_has_its_rows_and_what_is_measured_is_not_measured_again(trai
     assert summary["steps"] == 6
     assert set(summary["commits"]) == {"base", "search", "last"}
     measured = trained[-1].folder / "measured"
-    claimed = json.loads((measured / "four_tasks.json").read_text())
+    claimed = json.loads(measured.with_suffix(".json").read_text())
     assert claimed["model_digest"] == run_files.digest(trained[-1].folder / "model")
     assert all(gap["value"] > 0 for gap in summary["kl_gap"].values())
     assert summary["kl_gap"]["overall"]["max_rescore_error"] < 1e-4
