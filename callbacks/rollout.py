@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -10,6 +11,7 @@ import torch
 from visual_opsd.contexts import Encode, Problem, ProblemBatch
 from visual_opsd.interventions import intervention
 from visual_opsd.models.interface import Completions, Sampling
+from visual_opsd.rollouts.offline import OfflineCache
 from visual_opsd.rollouts.trajectories import (
     Rollout,
     gold_trajectories,
@@ -29,9 +31,11 @@ class RolloutConfig:
     """What the visual thoughts are replaced by: a name of ``visual_opsd.interventions``."""
     policy: Literal["student", "start", "gold"] = "student"
     """Whose completions are scored: the student's own (on-policy); off-policy, what the start
-    weights once answered, always the same for a problem; or the data set's solutions. The second
-    with the fixed teacher is offline distillation: nothing is cached, but all is what a cache would
-    hold, with ``divergence.top_k`` of as many entries as one likes."""
+    weights once answered, always the same for a problem; or the data set's solutions."""
+    cache_scores: bool = False
+    """Offline distillation: off-policy completions and the fixed teacher's scores of them are kept
+    on disk, and read where they are there. A token is 4 bytes an entry of the vocabulary, or 12 an
+    entry of ``divergence.top_k``; runs from several seeds share them by a ``seed`` set here."""
     num_drawings: int = 1
     """Drawings of ``drawn_vt`` a problem, each of its own seed, which the teacher sees in turn."""
     seed: int | None = None
@@ -45,6 +49,11 @@ class RolloutConfig:
                 f"num_drawings {self.num_drawings} is for drawn_vt; {self.intervention} has one "
                 "picture a problem"
             )
+        if self.cache_scores and self.policy == "student":
+            raise ValueError(
+                "cache_scores keeps what does not change, and the student's own completions do: "
+                "set policy to start or gold"
+            )
         intervention(self.intervention)  # an unknown name is an error here, not in a step
 
 
@@ -56,26 +65,32 @@ class RolloutCallback(L.Callback):
     """
 
     def __init__(
-        self, config: RolloutConfig, encode: Encode, illustrator: Illustrator | None = None
+        self,
+        config: RolloutConfig,
+        encode: Encode,
+        illustrator: Illustrator | None = None,
+        offline: OfflineCache | None = None,
     ) -> None:
-        """``illustrator`` is needed for ``drawn_vt`` and ignored otherwise."""
+        """``illustrator`` is needed for ``drawn_vt``, ``offline`` for ``cache_scores``."""
         if config.intervention == "drawn_vt" and illustrator is None:
             raise ValueError("drawn_vt needs an illustrator to draw the visual thoughts")
+        if config.cache_scores and offline is None:
+            raise ValueError("cache_scores needs an offline cache to keep them in")
         self.config = config
         self.encode = encode
         self.illustrator = illustrator
+        self.offline = offline if config.cache_scores else None
 
     @torch.no_grad()
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: ProblemBatch, batch_idx: int
     ) -> None:
-        """Sample, illustrate, intervene."""
+        """Illustrate, intervene, sample."""
         config, problems = self.config, batch.problems
-        step = (config.seed, trainer.global_step, batch_idx)
-        seeds = [row_seed(*step, problem.problem_id) for problem in problems]
+        # Off-policy, nothing of a problem depends on the step.
+        step = (trainer.global_step, batch_idx) if config.policy == "student" else ("start",)
+        seeds = [row_seed(config.seed, *step, problem.problem_id) for problem in problems]
         phase = trainer.profiler.profile  # type: ignore[attr-defined]
-        with phase("sampling"):
-            completions = self._completions(pl_module, problems, seeds)
         views = [problems]
         if config.intervention == "drawn_vt" and self.illustrator is not None:
             with phase("drawing"):
@@ -83,23 +98,46 @@ class RolloutCallback(L.Callback):
                     self.illustrator.illustrate(problems, k) for k in range(config.num_drawings)
                 ]
         shown, *others = (show(config.intervention, v, batch.donors, seeds) for v in views)
-        batch.rollout = Rollout(completions, shown, tuple(others))
+        with phase("sampling"):
+            batch.rollout = self._rollout(trainer, pl_module, problems, seeds, (shown, *others))
+        facts = described(batch.rollout.completions)
         pl_module.log_dict(
-            {f"rollout/{name}": value for name, value in described(completions).items()},
+            {f"rollout/{name}": value for name, value in facts.items()},
             batch_size=len(problems),
             sync_dist=True,
         )
 
+    def _rollout(
+        self,
+        trainer: L.Trainer,
+        pl_module: Any,
+        problems: Sequence[Problem],
+        seeds: Sequence[int],
+        views: Sequence[tuple[Problem, ...]],
+    ) -> Rollout:
+        """Sampled; or read with the teacher's scores, where every rank has all of its batch."""
+        shown, *others = views
+        if self.offline is None:
+            completions = self._completions(pl_module, problems, seeds)
+            return Rollout(completions, shown, tuple(others))
+        paths = [self.offline.path(*row) for row in zip(problems, *views, strict=True)]
+        kept = self.offline.get(paths, problems[0].image.pixels.device)
+        # Where weights are sharded, all ranks sample and score, or none does.
+        is_there = trainer.strategy.reduce_boolean_decision(kept is not None, all=True)
+        if kept is not None and is_there:
+            return Rollout(kept.completions, shown, tuple(others), scores=kept.scores)
+        completions = self._completions(pl_module, problems, seeds)
+        keep = partial(self.offline.put, paths, completions)
+        return Rollout(completions, shown, tuple(others), keep=keep)
+
     def _completions(
         self, pl_module: Any, problems: Sequence[Problem], seeds: Sequence[int]
     ) -> Completions:
-        """What the student is scored on; off-policy, nothing of it depends on the step."""
+        """What the student is scored on."""
         policy, sampling = self.config.policy, self.config.sampling
         if policy == "gold":
             end = pl_module.model.end
             return gold_trajectories(problems, self.encode, end, sampling.max_tokens)
-        if policy == "start":
-            seeds = [row_seed(self.config.seed, "start", p.problem_id) for p in problems]
         with pl_module.rollout_weights(policy) as model:
             return sample_trajectories(model, problems, self.encode, sampling, seeds)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,11 +31,14 @@ from visual_opsd.models.bagel.model import BagelModel
 from visual_opsd.models.bagel.preprocessing import to_picture
 from visual_opsd.models.bagel.tokenizer import Tokenizer
 from visual_opsd.rollouts.cache import DrawingCache
+from visual_opsd.rollouts.offline import OfflineCache
 from visual_opsd.rollouts.visual_thoughts import Illustrator
 from visual_opsd.trainable import adapt
 from visual_opsd.weights import WholeWeights
 
 T = TypeVar("T")
+MOST_KEPT = 16_384
+"""Entries of a vocabulary whose scores an offline cache keeps whole."""
 
 
 def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
@@ -102,9 +105,38 @@ def module(
 
 def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
     """Trajectories and visual thoughts."""
-    is_drawn = config.rollout.intervention == "drawn_vt"
+    settings = seeded(config.rollout, config.seed)
+    is_drawn = settings.intervention == "drawn_vt"
     artist = illustrator(config, tokenizer, draws=not config.reading_only) if is_drawn else None
-    return RolloutCallback(seeded(config.rollout, config.seed), tokenizer.encode, artist)
+    kept = offline_cache(config) if settings.cache_scores else None
+    return RolloutCallback(settings, tokenizer.encode, artist, kept)
+
+
+def offline_cache(config: ExperimentConfig) -> OfflineCache:
+    """Where off-policy completions and the fixed teacher's scores are kept.
+
+    Raises:
+        ValueError: The scores of a large vocabulary would all be kept.
+    """
+    settings, rollout = config.visual_opsd, seeded(config.rollout, config.seed)
+    vocabulary = checkpoints.open_folder(config.model).config.decoder.vocab_size
+    top_k = settings.divergence.top_k
+    if top_k is None and vocabulary > MOST_KEPT:
+        raise ValueError(
+            f"rollout.cache_scores would keep {vocabulary} entries, {4 * vocabulary / 1e6:.1g} MB, "
+            "a token: set visual_opsd.divergence.top_k"
+        )
+    return OfflineCache(
+        run_files.cache_folder(config) / "offline",
+        checkpoint=run_files.digest(Path(config.model)),
+        precision=config.trainer.precision,
+        policy=rollout.policy,
+        sampling=asdict(rollout.sampling),
+        seed=rollout.seed,
+        temperature=settings.divergence.temperature,
+        top_k=top_k,
+        pooling=settings.pooling,
+    )
 
 
 def seeded(part: Any, seed: int) -> Any:

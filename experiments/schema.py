@@ -193,6 +193,11 @@ class ExperimentConfig:
                 "rollout.policy=start samples from the start weights, which only a teacher that "
                 f"stays there keeps: take fixed or adapter_off, not {self.visual_opsd.teacher}"
             )
+        if self.method == "visual_opsd" and self.rollout.cache_scores and not stays:
+            raise ValueError(
+                "rollout.cache_scores keeps what the teacher said, and visual_opsd.teacher="
+                f"{self.visual_opsd.teacher} changes: take fixed or adapter_off"
+            )
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -278,6 +283,11 @@ def differing(one: ExperimentConfig, other: ExperimentConfig) -> dict[str, tuple
 def flat(config: ExperimentConfig) -> dict[str, Any]:
     """Every value of an experiment by its dotted key."""
     return _flat(cast(DictConfig, OmegaConf.create(to_yaml(config))))
+
+
+def defaults() -> dict[str, Any]:
+    """The values of the schema by their dotted keys, as :func:`flat`."""
+    return _flat(OmegaConf.structured(ExperimentConfig))
 
 
 def _flat(config: DictConfig) -> dict[str, Any]:

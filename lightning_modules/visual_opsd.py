@@ -128,6 +128,8 @@ class VisualOPSD(L.LightningModule):
 
     def _teacher_scores(self, rollout: Rollout) -> TeacherScores:
         """The teacher's of the same completions; of several drawings one after the other."""
+        if rollout.scores is not None:
+            return rollout.scores
         config, ids = self.config.divergence, rollout.completions.ids
         whole = config if len(rollout.views) == 1 else replace(config, top_k=None)
         with torch.no_grad(), self.teacher_weights() as teacher:
@@ -138,7 +140,9 @@ class VisualOPSD(L.LightningModule):
                 found.append(
                     teacher.logits(hidden, lambda logits, _: teacher_scores(logits, whole))
                 )
-            return pooled(found, self.config.pooling, config)
+            scores = pooled(found, self.config.pooling, config)
+        rollout.keep(scores)
+        return scores
 
     @contextmanager
     def rollout_weights(self, policy: Literal["student", "start"] = "student") -> Iterator[Any]:

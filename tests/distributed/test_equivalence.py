@@ -223,6 +223,25 @@ def test_a_drawing_that_one_rank_has_and_the_other_has_not_hangs_nobody(machine,
     assert difference <= 1e-4
 
 
+@pytest.mark.slow
+def test_what_one_rank_has_cached_and_the_other_has_not_hangs_nobody(machine, note):
+    """Offline distillation: a batch is read where both ranks have all of theirs."""
+    offline = (*SGD, "trainer.max_steps=6", "rollout.policy=start", "rollout.cache_scores=true")
+    one = machine.run("offline_1", *offline)
+    cache = machine.folder / "cache" / "offline"
+    entries = sorted(cache.rglob("*.safetensors"))
+    for path in entries[::6]:
+        path.unlink()
+    two = machine.run("offline_2", *ZERO3, *offline, ranks=2)
+    assert len(entries) > 24
+    assert sorted(cache.rglob("*.safetensors")) == entries
+    loss = assert_same_course(one, two)
+    weights, name = largest_difference(one.model, two.model)
+    note("offline distillation", "<= 1e-5", largest_weight_difference=weights, of_weight=name)
+    assert loss < 1e-5
+    assert weights <= 1e-5
+
+
 def test_a_weight_without_gradient_is_the_only_exception():
     """What the comparison leaves out: the loss does not depend on a bias of the keys."""
     generator = torch.Generator().manual_seed(0)

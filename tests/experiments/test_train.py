@@ -115,6 +115,12 @@ METHODS = {
         "visual_opsd.uncertain_share=0.5",
         "visual_opsd.divergence.kind=reverse_kl",
     ],
+    "offline": [
+        "rollout.policy=start",
+        "rollout.cache_scores=true",
+        "rollout.intervention=matched_noise",
+        "visual_opsd.divergence.top_k=20",
+    ],
     "averaged": ["trainer.average_decay=0.9"],
     "lora": [
         "visual_opsd.teacher=adapter_off",
@@ -139,6 +145,7 @@ METHODS = {
         ("current", [4]),
         ("drawn", [7]),
         ("off-policy", [5]),
+        ("offline", [8]),
         ("averaged", [5]),
         ("lora", [5]),
         ("lora-ema", [5]),
@@ -160,6 +167,40 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(config_of, base_folder
     if "lora" in method:
         one, other = (load_file(f.parent / ADAPTER) for f in (straight, config.folder / "model"))
         assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+
+
+def test_offline_distillation_asks_the_teacher_once(config_of, base_folder, monkeypatch):
+    """The second run neither samples nor scores, and ends as one that always does."""
+    settings = ["rollout.policy=start", "rollout.seed=0"]
+    anew = train(config_of("anew", *settings))
+    assert_has_learnt(anew, base_folder)
+    settings.append("rollout.cache_scores=true")
+    filled = train(config_of("filled", *settings, cache="shared"))
+
+    def fail(*_, **__):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("callbacks.rollout.sample_trajectories", fail)
+    monkeypatch.setattr("lightning_modules.visual_opsd.teacher_context", fail)
+    read = train(config_of("read", *settings, cache="shared"))
+    for folder in (filled, read):
+        ours, theirs = (load_file(f / "model.safetensors") for f in (folder, anew))
+        for name, weight in ours.items():
+            torch.testing.assert_close(weight, theirs[name], atol=1e-4, rtol=1e-3)
+    assert_has_learnt(read, base_folder)
+    with pytest.raises(AssertionError, match="asked again"):
+        train(config_of("other", *settings, "visual_opsd.divergence.temperature=2", cache="shared"))
+
+
+def test_what_an_offline_cache_cannot_keep_is_said_before_training(config_of, monkeypatch):
+    monkeypatch.setattr("experiments.build.MOST_KEPT", 100)
+    offline = ["rollout.policy=gold", "rollout.cache_scores=true"]
+    with pytest.raises(ValueError, match=r"would keep \d+ entries.*divergence.top_k"):
+        train(config_of("whole", *offline))
+    with pytest.raises(ValueError, match="set policy to start or gold"):
+        config_of("mine", "rollout.cache_scores=true")
+    with pytest.raises(ValueError, match=r"visual_opsd.teacher=ema changes"):
+        config_of("moving", *offline, "visual_opsd.teacher=ema")
 
 
 def test_killed_by_the_system_at_a_random_moment(

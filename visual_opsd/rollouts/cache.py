@@ -4,8 +4,11 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -60,10 +63,16 @@ class DrawingCache:
         picture = PILImage.fromarray(array.permute(1, 2, 0).contiguous().cpu().numpy())
         info = PngImagePlugin.PngInfo()
         info.add_text("sha256", hashlib.sha256(picture.tobytes()).hexdigest())
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
+        with written_whole(self.path(key)) as file:
             picture.save(file, format="PNG", pnginfo=info)
-        Path(temporary).chmod(0o644)  # a cache may be shared; mkstemp makes it the owner's alone
-        Path(temporary).replace(path)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which stands at ``path`` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+    Path(temporary).chmod(0o644)  # a cache may be shared; mkstemp makes it the owner's alone
+    Path(temporary).replace(path)

@@ -1,6 +1,6 @@
 """The student's own completions, and what the teacher is shown about the same problems."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from visual_opsd.contexts import Context, Encode, Problem, student_context
 from visual_opsd.interventions import intervene
+from visual_opsd.losses.divergence import TeacherScores
 from visual_opsd.models.interface import Completions, Reader, Sampling
 
 
@@ -21,6 +22,10 @@ class Rollout:
     """The problems with the visual thoughts that the teacher sees."""
     also_shown: tuple[tuple[Problem, ...], ...] = ()
     """The same problems with other visual thoughts, which the teacher sees in their turn."""
+    scores: TeacherScores | None = None
+    """The teacher's of the completions, where an offline cache has them."""
+    keep: Callable[[TeacherScores], None] = lambda scores: None
+    """Takes them, where one wants them."""
 
     @property
     def views(self) -> tuple[tuple[Problem, ...], ...]:
