@@ -21,7 +21,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import files, run_data, run_files
-from experiments.schema import ExperimentConfig, differing, flat, load_experiment
+from experiments.schema import ExperimentConfig, defaults, differing, flat, load_experiment
 from experiments.side_by_side import Job, last_step, run_all
 from visual_opsd.contexts import Problem
 
@@ -295,7 +295,9 @@ class Study:
         for key in ("arms", "bases"):
             mine[key] = {**saved.get(key, {}), **mine[key]}
         if saved:
-            saved.setdefault("resolved", mine["resolved"])  # studies of before it was kept
+            # What it was before there was a key is the key's default.
+            new = {key: value for key, value in defaults().items() if key in mine["resolved"]}
+            saved["resolved"] = new | saved.get("resolved", mine["resolved"])
             files.check_same(self.folder, _terms(saved, mine), _terms(mine, mine), "another study")
         files.write(path, json.dumps(mine, indent=2) + "\n")
         files.write(

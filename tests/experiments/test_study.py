@@ -156,6 +156,15 @@ def test_experiment_that_was_edited_between_sessions_is_refused(study):
         study.claim()
 
 
+def test_a_study_of_before_there_was_a_key_goes_on(study):
+    path = study.folder / "study.json"
+    saved = json.loads(path.read_text())
+    del saved["resolved"]["rollout.cache_scores"], saved["resolved"]["trainer.max_steps"]
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=r"study: resolved.trainer.max_steps: \d+ -> 600\. Take"):
+        study.claim()
+
+
 def test_arms_seeds_and_a_base_may_be_added_but_not_changed(study):
     config = replace(study.config, max_seeds=3, other_base=study.shared.model)
     added = {**config.arms, "blurred": ArmConfig(changes=("rollout.intervention=blurred",))}
