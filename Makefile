@@ -64,7 +64,7 @@ reproduce-tiny: $(STAMP)  ## The long recipe, up to the real VSP mazes; runs/rep
 four-tasks: $(STAMP)  ## The tiny base on all four tasks: accuracy against chance, K_gen by category; runs/four-tasks/
 	$(PY) -m experiments.four_tasks $(SET)
 
-second-bases: $(STAMP)  ## Two more bases for ablate-noise, each without one kind of rows of the shipped one's
+second-bases: $(STAMP)  ## Three more bases for ablate-noise: without corrupted VTs, without drawing, told answers
 	$(PY) -m experiments.second_bases $(SET)
 
 ablate-noise: $(STAMP)  ## Every control, several seeds, verdicts; runs/ablate-noise/report.html (QUICK=1: a few steps of each)

@@ -20,9 +20,8 @@ from experiments import run_data
 from experiments.plan import launch_line, plan
 from experiments.schema import load_experiment
 from experiments.study import (
-    OTHER_BASE,
+    FROM_BASE,
     STUDY_FILE,
-    UNDRAWN_BASE,
     ArmConfig,
     Study,
     StudyConfig,
@@ -102,11 +101,8 @@ def with_earlier_arms(config: StudyConfig) -> StudyConfig:
             close = get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"study.arms.{name}.seeds=0: no arm {name} to leave out{hint}")
-    config = replace(
-        config,
-        other_base=config.other_base or facts.get(OTHER_BASE),
-        undrawn_base=config.undrawn_base or facts.get(UNDRAWN_BASE),
-    )
+    bases: dict[str, Any] = {name: getattr(config, name) or facts.get(name) for name in FROM_BASE}
+    config = replace(config, **bases)
     earlier = {
         name: ArmConfig(
             seeds=config.arms[name].seeds if name in config.arms else arm["seeds"],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from experiments.figures import RIGHT, WIDTH_INCHES, WRONG, Strip, in_style, kl_strip
 from experiments.results import PILOT, Results, origin_of
-from experiments.wording import table
+from experiments.wording import p_value, table
 from visual_opsd.statistics import (
     Estimate,
     bootstrap_closure,
@@ -299,7 +299,7 @@ def controls_table(summary: dict[str, Any]) -> pd.DataFrame:
                 "solved": shares(Estimate(**arm["accuracy"])),
                 "over its base": shares(Estimate(**arm["gain"]), sign="+"),
                 "KL gap closed": shares(Estimate(**arm["closure"])),
-                "p against true_vt (Holm)": f"{arm['p_holm']:.2g}" if "p_holm" in arm else "-",
+                "p against true_vt (Holm)": p_value(arm["p_holm"]) if "p_holm" in arm else "-",
                 "tokens": f"{arm['tokens']['value']:.1f}",
             }
             for name, arm in summary["arms"].items()

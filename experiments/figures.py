@@ -56,6 +56,8 @@ class Spread:
     low: float
     high: float
     seeds: Sequence[float]
+    start: float | None = None
+    """Where it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,8 @@ def _lines(axes: Axes, series: Mapping[str, Curve], names: Sequence[str]) -> Non
 def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, float]) -> Figure:
     """Arms as rows: the interval as a line, the seeds as points; one panel a quantity.
 
-    ``references`` are level lines, by the title of their panel. Beyond -1 and 1 an axis that needs
-    more is logarithmic: one arm that moves far would hide the others.
+    ``references`` are level lines, by the title of their panel; a row may have its own. One that
+    moves far would hide the others: it is written at the edge.
     """
     num_rows = max(map(len, panels.values()))
     figure = Figure(figsize=(WIDTH_INCHES, 0.36 * num_rows + 1.1), layout="constrained")
@@ -174,6 +176,15 @@ def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, flo
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for line, row in enumerate(rows):
+            if _is_far(row):
+                place = {"xy": (0.02, line), "xycoords": ("axes fraction", "data")}
+                axes.annotate(
+                    f"\N{LEFTWARDS ARROW} {row.value:.1f}", va="center", fontsize=8, **place
+                )
+                continue
+            if row.start is not None:
+                ends = [line - 0.42, line + 0.42]
+                axes.plot([row.start] * 2, ends, color="0.35", linestyle="--", linewidth=1.2)
             axes.plot([row.low, row.high], [line, line], color="0.6", linewidth=5, zorder=1)
             axes.plot([row.value] * 2, [line - 0.28, line + 0.28], color=RIGHT, zorder=2)
             axes.scatter(row.seeds, [line] * len(row.seeds), s=16, color=WRONG, zorder=3)
@@ -181,14 +192,12 @@ def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, flo
             axes.axvline(references[title], color="0.35", linestyle="--", linewidth=1.2)
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set(title=title, ylim=(len(rows) - 0.5, -0.5))
-        if _has_far(rows):
-            axes.set_xscale("symlog", linthresh=1)
     return figure
 
 
-def _has_far(rows: Sequence[Spread]) -> bool:
-    """Whether one is so far off that the others would fall on a point."""
-    return any(max(abs(row.low), abs(row.high)) > 2 for row in rows)
+def _is_far(row: Spread) -> bool:
+    """Whether it is so far off that the others would fall on a point."""
+    return row.value < -1
 
 
 @in_style
@@ -206,7 +215,7 @@ def dose_response(
         figure.subplots(1, len(responses), squeeze=False)[0], responses.items(), strict=True
     ):
         for number, row in enumerate(rows):
-            if row.name not in doses:
+            if row.name not in doses or _is_far(row):
                 continue
             color, marker = palette[number % len(palette)], _MARKERS[number % len(_MARKERS)]
             dose = doses[row.name]
@@ -214,8 +223,9 @@ def dose_response(
             axes.scatter(
                 [dose] * len(row.seeds), row.seeds, color=color, marker=marker, s=22, label=row.name
             )
-        if _has_far([row for row in rows if row.name in doses]):
-            axes.set_yscale("symlog", linthresh=1)
+        far = [f"{r.name} {r.value:.1f}" for r in rows if r.name in doses and _is_far(r)]
+        if far:
+            title += f" (below: {', '.join(far)})"
         axes.axvline(base, color="0.35", linestyle="--", linewidth=1.2)
         axes.set(
             title=title, xlabel="accuracy of the base with that in sight (dashed: with nothing)"

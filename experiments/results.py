@@ -19,7 +19,7 @@ from experiments.demo import ARMS, NAMES
 from experiments.evaluation import evaluate, load_predictions, save_predictions
 from experiments.schema import differences, load_experiment
 from experiments.story import Story, StorySettings
-from experiments.study import OTHER_BASE, UNDRAWN_BASE
+from experiments.study import FROM_BASE
 from experiments.study import load_study as read_study
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.interventions import intervene
@@ -236,7 +236,7 @@ def _study_differences(summary: dict[str, Any]) -> tuple[list[str], list[str]]:
         for key in keys
         if key not in ("name", "output_dir", "quick", "jobs") and own.get(key) != here.get(key)
     ]
-    added = [key for key in other if key in (OTHER_BASE, UNDRAWN_BASE) or key not in own]
+    added = [key for key in other if key in FROM_BASE or key not in own]
     differs = [f"{key}: {own[key]} -> {here.get(key)}" for key in other if key not in added]
     return differs, [key.removeprefix(ARM) for key in added]
 

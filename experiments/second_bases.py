@@ -1,8 +1,9 @@
-"""The two other bases of ``make ablate-noise``, from nothing: ``make second-bases``, resumable.
+"""The other bases of ``make ablate-noise``: ``make second-bases``, resumable.
 
-``python -m experiments.second_bases [key=value ...]``, keys for both. Each leaves out one kind
-of rows of the shipped base's recipe (``experiments/second_bases/*.yaml``), and the study says what
-of its findings depends on it.
+``python -m experiments.second_bases [key=value ...]``, keys for all. Two are made from nothing,
+each without one kind of rows of the shipped base's recipe; one is the shipped base, taught to read
+an answer in words (``experiments/second_bases/*.yaml``). The study says what of its findings
+depends on that.
 """
 
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from experiments.pretrain_tiny import make_start
 from experiments.schema import load_experiment
 from experiments.side_by_side import run_all, training
-from experiments.study import OTHER_BASE, UNDRAWN_BASE
+from experiments.study import OTHER_BASE, TOLD_BASE, UNDRAWN_BASE
 from visual_opsd.models.bagel import checkpoints
 
 TABLES = Path("experiments/second_bases")
@@ -35,13 +36,18 @@ def second_bases(overrides: list[str]) -> dict[str, Path]:
         ValueError: A key or value that does not fit.
         RuntimeError: A training failed; names its log.
     """
-    ruled, undrawn = (
-        load_experiment(TABLES / f"{name}.yaml", overrides) for name in ("uncorrupted", "undrawn")
+    ruled, undrawn, told = (
+        load_experiment(TABLES / f"{name}.yaml", overrides)
+        for name in ("uncorrupted", "undrawn", "told")
     )
     # The shipped base's rule says which step is taken; of one that cannot draw it says nothing.
-    folders = {OTHER_BASE: ruled.folder / "base", UNDRAWN_BASE: undrawn.folder / "model"}
+    folders = {
+        OTHER_BASE: ruled.folder / "base",
+        UNDRAWN_BASE: undrawn.folder / "model",
+        TOLD_BASE: told.folder / "model",
+    }
     make_start(ruled)
-    jobs = {config.name: training(config) for config in (ruled, undrawn)}
+    jobs = {config.name: training(config) for config in (ruled, undrawn, told)}
     jobs[ruled.name] = replace(
         jobs[ruled.name],
         command=("experiments.pretrain_tiny", str(ruled.folder / "resolved.yaml")),

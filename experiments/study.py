@@ -28,15 +28,19 @@ from visual_opsd.contexts import Problem
 PREFIX = "study."
 STUDY_FILE = "study.json"
 """What a study's folder was claimed for, in it."""
-BASE, OTHER_BASE, UNDRAWN_BASE = "base", "other_base", "undrawn_base"
-FROM_BASE = {OTHER_BASE: ("true_vt", "matched_noise"), UNDRAWN_BASE: ("sft",)}
+BASE, OTHER_BASE, UNDRAWN_BASE, TOLD_BASE = "base", "other_base", "undrawn_base", "told_base"
+FROM_BASE = {
+    OTHER_BASE: ("true_vt", "matched_noise"),
+    UNDRAWN_BASE: ("sft",),
+    TOLD_BASE: ("true_vt", "answer_text"),
+}
 """The arms that are trained from another base too."""
 DISTILLED_FROM = {"gold": "true_vt", "own": "drawn_vt"}
 """The arm that imitation of such answers is held against in the map."""
 UNSEEN_SIZES = (7, 8)
 """No arm trains on them, and the shipped base has not."""
 MAY_GROW = (
-    *("arms", "bases", OTHER_BASE, UNDRAWN_BASE, "max_seeds", "other_seeds", "jobs"),
+    *("arms", "bases", *FROM_BASE, "max_seeds", "other_seeds", "jobs"),
     *("quick", "large"),
 )
 """Facts about a study that may be added to, or change no result."""
@@ -75,6 +79,8 @@ class StudyConfig:
     """One whose SFT saw no corrupted visual thoughts: is noise neutral there too?"""
     undrawn_base: str | None = None
     """One without interleaved training: what is text-only SFT worth from there?"""
+    told_base: str | None = None
+    """One taught to read an answer in words: how much of the gain is that what is drawn?"""
     output_dir: str = "runs"
     max_seeds: int | None = None
     """At most so many of every arm."""
@@ -161,7 +167,7 @@ class Study:
         self.config = config
         self.folder = Path(config.output_dir) / config.name
         self.bases = {BASE: Path(self.shared.model)}
-        others = {OTHER_BASE: config.other_base, UNDRAWN_BASE: config.undrawn_base}
+        others = {name: getattr(config, name) for name in FROM_BASE}
         self.bases |= {name: Path(base) for name, base in others.items() if base is not None}
         self.runs = self._runs()
         self._started: float | None = None

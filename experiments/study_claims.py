@@ -3,15 +3,26 @@
 Every verdict is computed from the numbers beside it, and holds for the base it was measured on.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.study import BASE, OTHER_BASE, UNDRAWN_BASE
-from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Matrix, Numbers
-from visual_opsd.statistics import Estimate, bootstrap_statistic, seeds_difference
+from experiments.run_data import protocol_of
+from experiments.study import BASE, OTHER_BASE, TOLD_BASE, UNDRAWN_BASE
+from experiments.study_results import NOISE, SFT, TEXT, TRUE, Key, Matrix, Numbers, Results
+from visual_opsd.statistics import (
+    Estimate,
+    bootstrap_statistic,
+    equivalence,
+    holm,
+    mcnemar_exact,
+    seeds_difference,
+    welch,
+    wins_and_losses,
+)
 
 Verdict = Literal["supported", "not supported", "not testable here", "not measured"]
 CONTENT_FREE = (NOISE, "blank", "no_vt")
@@ -39,9 +50,11 @@ class Claim:
 
 def claims(numbers: Numbers, arms: dict[str, Any], speed_up: dict[str, Any] | None) -> list[Claim]:
     """The list; what cannot be asked of this study says so."""
+    is_tiny = protocol_of(numbers.results.study.shared) is None
     return [
         *_about_the_base(numbers),
         *_about_the_student(numbers),
+        _about_the_answer(numbers),
         *_about_controls(numbers, arms),
         _noise(numbers, NOISE, "base", "on the shipped base"),
         _noise(numbers, f"{NOISE}_{OTHER_BASE}", OTHER_BASE, "on a base that saw no corrupted VTs"),
@@ -50,8 +63,8 @@ def claims(numbers: Numbers, arms: dict[str, Any], speed_up: dict[str, Any] | No
         Claim(
             claim="nine benchmarks: better than the drawing teacher on average, on six of nine",
             paper="74.03 against 70.63 %",
-            rule="the 7B checkpoint and its benchmarks",
-            verdict="not testable here",
+            rule="no study scores them: `make evaluate MODEL= DATA=` of a student and of its base",
+            verdict="not testable here" if is_tiny else "not measured",
             numbers={},
         ),
     ]
@@ -111,14 +124,20 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
         def decide() -> tuple[bool, Any]:
             found = numbers.between_ways(TRUE, TEXT, other, key)
             said = {"difference": found.as_dict()}
+            start = results.base_of(other) if other in results.arms else BASE
+            if start != BASE:  # what either has gained over its own start, and how far those are
+                said["starts_differ_by"] = numbers.between(BASE, start).as_dict()
+                said["gain"] = numbers.between(TRUE, BASE).as_dict()
+                said["its_gain"] = numbers.between(other, start).as_dict()
             dose = Key(f"dose_{other}", PRIVILEGED.way)
-            if numbers.results.has(BASE, dose):
+            if results.has(BASE, dose):
                 said["accuracy_of_its_teacher"] = numbers.accuracy(BASE, dose).as_dict()
             return found.low > 0, said
 
         return decide
 
-    imitations = [other for one, other in numbers.results.study.pairs if one == TRUE] or [SFT]
+    results = numbers.results
+    imitations = [other for one, other in results.study.pairs if one == TRUE] or [SFT]
     rows = [
         ("the student passes the teacher that draws", "+3.40 points", "base", DRAWN),
         ("the student passes its own start, text-only", "+4.13 points", "base", TEXT),
@@ -146,6 +165,33 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
                 verdict = "not testable here"
         found.append(Claim(claim=claim, paper=paper, rule=rule, verdict=verdict, numbers=values))
     return found
+
+
+def _about_the_answer(numbers: Numbers) -> Claim:
+    one, other = (f"{arm}_{TOLD_BASE}" for arm in (TRUE, "answer_text"))
+    needed = [(one, TEXT), (other, TEXT)]
+    needed += [(TOLD_BASE, Key(f"dose_{arm}", PRIVILEGED.way)) for arm in (one, other)]
+
+    def decide() -> tuple[bool, Any]:
+        found = numbers.between(one, other)
+        said = {"difference": found.as_dict()}
+        said |= {"gain": numbers.between(one, TOLD_BASE).as_dict()}
+        said |= {"gain_of_the_told": numbers.between(other, TOLD_BASE).as_dict()}
+        for name, (base, dose) in zip(("its_teacher", "teacher_told"), needed[2:], strict=True):
+            said[name] = numbers.accuracy(base, dose).as_dict()
+        return found.low > 0, said
+
+    verdict, values = _measured(numbers, needed, decide)
+    if verdict != "not measured" and values["teacher_told"]["high"] < values["its_teacher"]["low"]:
+        verdict = "not testable here"
+    return Claim(
+        claim="the true VTs do more than the answer in text, on a base taught to read it",
+        paper="-",
+        rule=f"`{one}` minus `{other}`: interval above 0; testable where the base reads the answer "
+        "as well as the true VTs",
+        verdict=verdict,
+        numbers=values,
+    )
 
 
 def _about_controls(numbers: Numbers, arms: dict[str, Any]) -> list[Claim]:
@@ -180,7 +226,9 @@ def _about_controls(numbers: Numbers, arms: dict[str, Any]) -> list[Claim]:
 def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
     def decide() -> tuple[bool, Any]:
         found = numbers.between_ways(arm, TEXT, base, TEXT, confidence=0.9)
-        said = {"noise_minus_base_90": found.as_dict()}
+        said: dict[str, Any] = {"noise_minus_base_90": found.as_dict()}
+        one, other = (numbers.results.matrix(who, TEXT).mean(axis=0) for who in (arm, base))
+        said["p_tost_over_problems"] = equivalence(one, other, MARGIN).p_value
         dose = Key(f"dose_{arm}", PRIVILEGED.way)
         if numbers.results.has(base, dose):
             # Where noise harms, this is why: a teacher that sees it answers worse than the start.
@@ -190,7 +238,7 @@ def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
 
     verdict, values = _measured(numbers, [(arm, TEXT), (base, TEXT)], decide)
     return Claim(
-        claim=f"noise in place of the VTs changes nothing, {where}",
+        claim=f"noise for VTs moves accuracy by under {100 * MARGIN:.0f} points, {where}",
         paper="+0.40 points against SFT; -5.75 against its own start",
         rule=f"noise minus its base within +-{MARGIN}: 90 % interval (TOST)",
         verdict=verdict,
@@ -253,6 +301,7 @@ def comparison(numbers: Numbers) -> tuple[list[dict[str, Any]], list[str]]:
     for one, other in results.study.pairs:
         if one not in results.arms or other not in results.arms:
             continue
+        asked = []
         for question, key in {
             "held-out mazes, text-only": TEXT,
             "sizes 7 and 8, never trained on": Key("unseen_sizes", "text_only"),
@@ -262,26 +311,38 @@ def comparison(numbers: Numbers) -> tuple[list[dict[str, Any]], list[str]]:
         }.items():
             if results.has(one, key) and results.has(other, key):
                 base = numbers.accuracy("base", key) if results.has("base", key) else None
-                cells.append(_cell(numbers, question, (one, other), key, base))
+                asked.append(_cell(numbers, question, (one, other), key, base))
         costs, without = _costs(numbers, one, other)
-        cells, lacking = cells + costs, lacking + without
+        asked += costs
+        adjusted = holm([cell["p"] for cell in asked])
+        cells += [_judged(numbers, *found) for found in zip(asked, adjusted, strict=True)]
+        lacking += without
     return cells, lacking
+
+
+def _judged(numbers: Numbers, cell: dict[str, Any], p_holm: float) -> dict[str, Any]:
+    """Who is ahead, if both the interval and Holm over the cells of a pair say so."""
+    difference, pair = cell["difference"], cell["arms"]
+    # Of errors and costs less is better.
+    pair = pair if cell["unit"] == "share" else pair[::-1]
+    ahead = pair[0] if difference["low"] > 0 else pair[1] if difference["high"] < 0 else None
+    is_sure = p_holm < 0.05 and all(_has_seeds(numbers, arm) for arm in pair)
+    return {**cell, "p_holm": p_holm, "decided_by": ahead if is_sure else None}
 
 
 def _cell(
     numbers: Numbers, question: str, pair: tuple[str, str], key: Key, base: Estimate | None
 ) -> dict[str, Any]:
     one, other = (numbers.accuracy(arm, key) for arm in pair)
-    decided = _decided(numbers.between(*pair, key), pair)
-    if not all(_has_seeds(numbers, arm) for arm in pair):
-        decided["decided_by"] = None
+    solved = (numbers.results.matrix(arm, key) for arm in pair)
     return {
         "question": question,
         "unit": "share",
         "arms": list(pair),
         "values": [one.as_dict(), other.as_dict()],
         "base": None if base is None else base.as_dict(),
-        **decided,
+        "difference": numbers.between(*pair, key).as_dict(),
+        "p": mcnemar_exact(*wins_and_losses(*solved)),
     }
 
 
@@ -291,7 +352,8 @@ def _costs(numbers: Numbers, one: str, other: str) -> tuple[list[dict[str, Any]]
     A number a run, so that seeds alone say how sure it is; second, what cannot be compared.
     """
     results = numbers.results
-    target = results.study.config.target_accuracy
+    records = {arm: [results.records[name] for name in results.arms[arm]] for arm in (one, other)}
+    target = target_of([record for row in records.values() for record in row], results)
     until = f"until {target:.2f} of the validation mazes"
     asked: dict[str, Callable[[dict[str, Any]], float | None]] = {
         "calibration error": lambda record: record["calibration_error"],
@@ -301,7 +363,7 @@ def _costs(numbers: Numbers, one: str, other: str) -> tuple[list[dict[str, Any]]
     cells: list[dict[str, Any]] = []
     lacking: list[str] = []
     for question, of in asked.items():
-        found = {arm: [of(results.records[n]) for n in results.arms[arm]] for arm in (one, other)}
+        found = {arm: [of(record) for record in row] for arm, row in records.items()}
         without = [
             f"{row.count(None)} of {len(row)} runs of `{a}`"
             for a, row in found.items()
@@ -324,15 +386,25 @@ def _costs(numbers: Numbers, one: str, other: str) -> tuple[list[dict[str, Any]]
                 "arms": [one, other],
                 "values": [value.as_dict() for value in values],
                 "base": None if base is None else Estimate(base, base, base).as_dict(),
-                **_decided(seeds_difference(a, b), (other, one)),
+                "difference": seeds_difference(a, b).as_dict(),
+                "p": welch(a, b),
             }
         )
     return cells, lacking
 
 
-def _decided(difference: Estimate, pair: tuple[str, str]) -> dict[str, Any]:
-    ahead = pair[0] if difference.low > 0 else pair[1] if difference.high < 0 else None
-    return {"difference": difference.as_dict(), "decided_by": ahead}
+def target_of(records: Sequence[dict[str, Any]], results: Results) -> float:
+    """The study's target accuracy, or a lower one, in whole points, that all of these runs reach.
+
+    Not one that they start from: that costs nothing.
+    """
+    target = results.study.config.target_accuracy
+    curves = [record["curve"]["values"] for record in records]
+    if not all(curves):
+        return target
+    reached = math.floor(100 * min(map(max, curves))) / 100
+    start = max(values[0] for values in curves)
+    return min(target, reached) if reached > start else target
 
 
 def cost_of(record: dict[str, Any], target: float) -> dict[str, float | None]:

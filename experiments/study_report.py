@@ -4,6 +4,7 @@ import base64
 import html
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from experiments.report import HELD_OUT, read_curve
 from experiments.study import BASE, Study
 from experiments.study_claims import CONTENT_FREE, MIN_SEEDS
 from experiments.study_results import SFT, TRUE
-from experiments.wording import estimate, percent, table, words
+from experiments.wording import estimate, p_value, percent, table, words
 from visual_opsd.statistics import Estimate
 
 _ACCURACY, _CLOSURE = "text-only accuracy", "share of the KL gap closed"
+QUICK_WARNING = "**A few steps of every arm, to check the machinery: no verdict below counts.**"
+ARMS_CAPTION = (
+    "Bars: 95 % intervals over seeds and problems; points: seeds. Dashed: the base an arm started "
+    "from. A gap that has more than doubled is off the scale, its closure written at the edge."
+)
 STYLE = (
     "body{font:16px/1.5 sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;font-size:14px;margin:1rem 0}"
@@ -43,7 +49,6 @@ def write_report(study: Study, summary: dict[str, Any]) -> Path:
         claims_section(summary),
         "## Visual-OPSD against SFT",
         comparison_section(summary),
-        *untuned(study, summary),
         "## Where the speed comes from",
         speed_section(summary),
         "## KL by class of token",
@@ -80,30 +85,52 @@ def answer_first(study: Study, summary: dict[str, Any]) -> str:
     """What was found, in one paragraph; every word that judges follows from the numbers."""
     base, arms = summary["base"][BASE], summary["arms"]
     count = study.config.num_problems
+    drawn = min(study.config.num_drawn, count)
+    is_quick = study.config.name.endswith("-quick")
     said = [
+        *([QUICK_WARNING] if is_quick else []),
         f"Conditional on this base (`{study.bases[BASE]}`, which solves "
-        f"{percent(estimate(base['text_only']))} of {count:,} held-out mazes in text alone, "
+        f"{percent(estimate(base['text_only']))} of {count:,} held-out mazes in text alone; of the "
+        f"first {drawn:,} {percent(estimate(base['text_only_of_drawn']))} in text, "
         f"{percent(estimate(base['drawn']))} drawing, {percent(estimate(base['privileged']))} with "
-        "the true drawing in sight):"
+        "the true drawing in sight):",
     ]
     for name in (TRUE, *CONTENT_FREE, SFT):
         if name in arms:
             arm = arms[name]
             said.append(
-                f"`{name}` moves text-only accuracy by {words(estimate(arm['gain']))} and closes "
-                f"{words(estimate(arm['closure']), 'share')} of the KL gap;"
+                f"`{name}` moves text-only accuracy by {words(estimate(arm['gain']))} and "
+                f"{closing(Estimate(**arm['closure']))};"
             )
     verdicts = [claim["verdict"] for claim in summary["claims"]]
     counts = [f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)]
-    won = [cell["question"] for cell in summary["comparison"] if cell["decided_by"] == TRUE]
-    against = [cell for cell in summary["comparison"] if TRUE in cell["arms"]]
     said.append(f"of {len(verdicts)} claims: {', '.join(counts)}.")
-    if against:
+    return " ".join([*said, *map_finding(summary), *noise_finding(summary)])
+
+
+def closing(closure: Estimate) -> str:
+    """What became of the gap."""
+    if closure.value >= 0:
+        return f"closes {words(closure, 'share')} of the KL gap"
+    wider = Estimate(-closure.value, -closure.high, -closure.low)
+    return f"widens the KL gap by {words(wider, 'share')}"
+
+
+def map_finding(summary: dict[str, Any]) -> list[str]:
+    """Who is ahead in how many cells, for each pair of the map."""
+    said = []
+    for one, other in dict.fromkeys(tuple(cell["arms"]) for cell in summary["comparison"]):
+        cells = [cell for cell in summary["comparison"] if cell["arms"] == [one, other]]
+        of = {
+            who: [cell["question"] for cell in cells if cell["decided_by"] == who]
+            for who in (one, other, None)
+        }
+        named = f" ({'; '.join(of[one])})" if of[one] else ""
         said.append(
-            f"Against plain SFT on the gold answers, Visual-OPSD is ahead in {len(won)} of "
-            f"{len(against)} cells of the map{': ' + '; '.join(won) if won else ''}."
+            f"Of {len(cells)} cells of the map against `{other}`, `{one}` is ahead in "
+            f"{len(of[one])}{named} and behind in {len(of[other])}; {len(of[None])} are open."
         )
-    return " ".join([*said, *noise_finding(summary)])
+    return said
 
 
 def noise_finding(summary: dict[str, Any]) -> list[str]:
@@ -140,8 +167,8 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
             words(estimate(arm["accuracy"]), "share"),
             words(estimate(arm["gain"])),
             words(estimate(arm.get("true_vt_minus"))),
-            f"{arm['p_holm']:.2g}" if "p_holm" in arm else "-",
-            words(estimate(arm["closure"]), "share"),
+            _p(arm),
+            _gap(Estimate(**arm["closure"])),
             percent(estimate(arm["dose"])),
             f"{arm['tokens']['value']:.1f}",
             "-" if arm["train_cpu_seconds"] is None else f"{arm['train_cpu_seconds']:.0f}",
@@ -164,9 +191,41 @@ def arms_section(study: Study, summary: dict[str, Any]) -> str:
             table(header, rows),
             *untuned(study, summary),
             *own_answers_left_out(summary),
+            *widened(summary),
             *detectable(summary),
         ]
     )
+
+
+def _p(arm: dict[str, Any]) -> str:
+    if "p_holm" not in arm:
+        return "-"
+    said = p_value(arm["p_holm"])
+    return said if arm["num_seeds"] > 1 else f"{said} (one seed)"
+
+
+def _gap(closure: Estimate) -> str:
+    """A closure; where the gap has more than doubled, how wide it has become."""
+    if closure.value >= -1:
+        return words(closure, "share")
+    return (
+        f"{words(Estimate(1 - closure.value, 1 - closure.high, 1 - closure.low), 'times')} as wide"
+    )
+
+
+def widened(summary: dict[str, Any]) -> list[str]:
+    """Where the gap went, of arms that more than doubled it."""
+    said = []
+    for name, arm in summary["arms"].items():
+        if arm["closure"]["value"] < -1:
+            cells = arm["kl_by_class"]
+            kind = max(cells, key=lambda kind: _nats_more(cells[kind]))
+            before, after = (cells[kind][when] for when in ("before", "after"))
+            said.append(
+                f"`{name}` widens the gap most in tokens of class {kind}: {before:.4f} to "
+                f"{after:.4f} nats a token."
+            )
+    return [" ".join(said)] if said else []
 
 
 def untuned(study: Study, summary: dict[str, Any]) -> list[str]:
@@ -180,6 +239,10 @@ def untuned(study: Study, summary: dict[str, Any]) -> list[str]:
         f"{rate:g}, so that another might do better. An arm with a change of "
         "`sft.optimiser.learning_rate` shows it."
     ]
+
+
+def _nats_more(cell: dict[str, float]) -> float:
+    return cell["tokens"] * (cell["after"] - cell["before"])
 
 
 def own_answers_left_out(summary: dict[str, Any]) -> list[str]:
@@ -219,14 +282,15 @@ def claims_section(summary: dict[str, Any]) -> str:
     ]
     said = (
         "Conditional on this base, this model's size and these mazes. A difference of accuracy is "
-        f"not measured where an arm in it has fewer than {MIN_SEEDS} seeds."
+        f"not measured where an arm in it has fewer than {MIN_SEEDS} seeds. There is one base of "
+        "each kind, so that its kind and its own seed are not told apart."
     )
     return f"{said}\n\n" + table(["claim", "in the paper", "supported if", "here", "numbers"], rows)
 
 
 def _number(name: str, value: Any) -> str:
     if not isinstance(value, dict):
-        return f"{name.replace('_', ' ')} {value:.2g}"
+        return f"{name.replace('_', ' ')} {p_value(value)}"
     found = Estimate(**value)
     said = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
     return f"{name.removesuffix('_90').replace('_', ' ')} {said}" + (
@@ -246,6 +310,7 @@ def comparison_section(summary: dict[str, Any]) -> str:
                 f"`{cell['arms'][1]}` {other}",
                 _only(cell),
                 _valued(Estimate(**cell["difference"]), cell["unit"], is_difference=True),
+                p_value(cell["p_holm"]),
                 f"`{cell['decided_by']}`" if cell["decided_by"] else "open",
             ]
         )
@@ -253,15 +318,17 @@ def comparison_section(summary: dict[str, Any]) -> str:
         return "Not measured: it takes a run of both."
     lacking = summary.get("not_compared", [])
     said = (
-        "A cell is decided where the 95 % interval of the difference leaves out 0; one seed of an "
-        "arm leaves it open, and cells are not corrected for their number. Calibration and costs "
-        "are a number a run: Welch's interval over seeds. CPU-seconds are of trainings, without "
-        "what the base drew or answered for them, once for all seeds."
+        "A cell is decided where the 95 % interval of the difference leaves out 0 and p < .05, "
+        "Holm-adjusted over the cells of a pair; one seed of an arm leaves it open. p: exact "
+        "McNemar as above. Calibration and costs are a number a run: Welch's interval and test "
+        "over seeds. Costs are up to the highest accuracy that all runs of a pair reach, "
+        "at most the study's target. CPU-seconds are of trainings, without what the base drew or "
+        "answered for them, once for all seeds."
     )
     return "\n\n".join(
         [
             said,
-            table(["", "Visual-OPSD", "SFT", "base", "difference", "ahead"], rows),
+            table(["", "Visual-OPSD", "SFT", "base", "difference", "p (Holm)", "ahead"], rows),
             *([f"Not compared: {'; '.join(lacking)}."] if lacking else []),
         ]
     )
@@ -330,7 +397,8 @@ def making_section(study: Study, summary: dict[str, Any]) -> str:
     shared = study.shared
     return "\n".join(
         [
-            f"- {commits_said(summary)}; {summary['wall_seconds']:,.0f} seconds in all.",
+            f"- {commits_said(summary)}; {summary['wall_seconds']:,.0f} seconds, those of "
+            "sessions that were killed outright left out.",
             f"- All arms: `experiments/{study.config.experiment}.yaml`, {shared.trainer.max_steps} "
             f"steps of {shared.sequences_a_batch * shared.trainer.accumulate} problems"
             f"{''.join(f', `{change}`' for change in study.config.shared)}.",
@@ -362,7 +430,7 @@ def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
     arms, base = summary["arms"], summary["base"][BASE]
     figures.save_figure(draw_arms(summary), study.folder / "arms")
     captions = {
-        "arms": "Bars: 95 % intervals over seeds and problems; points: seeds. Dashed: the base.",
+        "arms": ARMS_CAPTION,
     }
     if doses(summary):
         figures.save_figure(draw_doses(summary), study.folder / "dose_response")
@@ -385,13 +453,12 @@ def draw_figures(study: Study, summary: dict[str, Any]) -> dict[str, str]:
 
 def draw_arms(summary: dict[str, Any]) -> Figure:
     """Accuracy and closure of every arm, with its seeds."""
-    levels = {_ACCURACY: summary["base"][BASE]["text_only"]["value"], _CLOSURE: 0}
-    return figures.spreads(_panels(summary), levels)
+    return figures.spreads(_panels(summary), {_CLOSURE: 0})
 
 
 def draw_doses(summary: dict[str, Any]) -> Figure:
     """What an arm's teacher is shown, against what its student has learnt."""
-    level = summary["base"][BASE]["text_only"]["value"]
+    level = summary["base"][BASE]["text_only_of_dosed"]["value"]
     return figures.dose_response(doses(summary), _panels(summary), level)
 
 
@@ -402,9 +469,10 @@ def doses(summary: dict[str, Any]) -> dict[str, float]:
 
 
 def _panels(summary: dict[str, Any]) -> dict[str, list[Spread]]:
-    arms = summary["arms"].items()
+    arms, bases = summary["arms"].items(), summary["base"]
+    starts = {name: bases[arm["base"]]["text_only"]["value"] for name, arm in arms}
     return {
-        _ACCURACY: [spread(name, arm, "accuracy") for name, arm in arms],
+        _ACCURACY: [replace(spread(n, arm, "accuracy"), start=starts[n]) for n, arm in arms],
         _CLOSURE: [spread(name, arm, "closure") for name, arm in arms],
     }
 

@@ -18,6 +18,7 @@ from experiments.kl_gap import other_completions
 from experiments.study import BASE, Study
 from visual_opsd.statistics import (
     Estimate,
+    benjamini_hochberg,
     bootstrap_ratio,
     holm,
     mcnemar_exact,
@@ -38,6 +39,11 @@ class Key:
 
     on: str
     way: str
+
+    @property
+    def is_dose(self) -> bool:
+        """The base's answers with in sight what an arm's teacher is shown."""
+        return self.on.startswith("dose_")
 
 
 TEXT = Key("test", "text_only")
@@ -144,9 +150,12 @@ class Results:
             )
         if said := other_completions(record["gap"], base["gap"]):
             raise ValueError(f"{say} was scored on other completions than {record['base']}: {said}")
-        for on, way in record["scored"]:
-            if not on.startswith("dose_"):
-                self._check_problems(say, name, record["base"], Key(on, way))
+        keys = [Key(*scored) for scored in record["scored"]]
+        doses = [key for key in keys if key.is_dose]
+        for key in keys:
+            # Doses are the base's alone, and held against each other.
+            like = (name, doses[0]) if key.is_dose else (record["base"], key)
+            self._check_problems(say, name, key, *like)
         runs = [r for r in self.records.values() if "steps" in r]
         for field in ("steps", "samples_a_step") if "steps" in record else ():
             if record[field] != runs[0][field]:
@@ -155,9 +164,10 @@ class Results:
                     f"has {runs[0][field]}: arms see as many"
                 )
 
-    def _check_problems(self, say: str, name: str, base: str, key: Key) -> None:
+    def _check_problems(self, say: str, name: str, key: Key, base: str, than: Key) -> None:
         mine, its = (
-            [prediction.problem_id for prediction in self.answers(who, key)] for who in (name, base)
+            [prediction.problem_id for prediction in self.answers(who, of)]
+            for who, of in ((name, key), (base, than))
         )
         if mine == its:
             return
@@ -166,8 +176,8 @@ class Results:
             f"it lacks {lacking[:3]} and has {extra[:3]} besides" if extra or lacking else "order"
         )
         raise ValueError(
-            f"{say} answered other problems ({key.on}, {key.way}) than {base}: {len(mine)} against "
-            f"{len(its)}; {what}"
+            f"{say} answered other problems ({key.on}, {key.way}) than {base} ({than.on}): "
+            f"{len(mine)} against {len(its)}; {what}"
         )
 
 
@@ -211,6 +221,11 @@ class Numbers:
     def accuracy(self, who: str, key: Key = TEXT) -> Estimate:
         """Share solved."""
         return self.mean(self.results.matrix(who, key))
+
+    def text_beside(self, base: str, key: Key) -> Estimate:
+        """Text-only accuracy of a base on the problems that it was asked in another way."""
+        problems = self.results.common((base, TEXT), (base, key))
+        return self.mean(self.results.matrix(base, TEXT, problems=problems))
 
     def between(self, one: str, other: str, key: Key = TEXT) -> Estimate:
         """Difference of two shares."""
@@ -263,8 +278,9 @@ def arm_summaries(numbers: Numbers) -> dict[str, dict[str, Any]]:
         found[arm]["true_vt_wins"], found[arm]["true_vt_losses"] = wins, losses
         found[arm]["smallest_detectable"] = numbers.smallest_detectable(TRUE, arm)
         found[arm]["true_vt_minus"] = numbers.between(TRUE, arm).as_dict()
-    for arm, p, adjusted in zip(others, raw, holm(raw), strict=True):
-        found[arm]["p"], found[arm]["p_holm"] = p, adjusted
+    adjusted = zip(others, raw, holm(raw), benjamini_hochberg(raw), strict=True)
+    for arm, p, p_holm, p_bh in adjusted:
+        found[arm] |= {"p": p, "p_holm": p_holm, "p_bh": p_bh}
     return found
 
 

@@ -116,8 +116,12 @@ def _base(numbers: Numbers, name: str) -> dict[str, Any]:
         "unseen_sizes": Key("unseen_sizes", "text_only"),
         "hard": Key("hard", "text_only"),
     }
+    scored = (Key(*scored) for scored in numbers.results.records[name]["scored"])
+    dose = next((key for key in scored if key.is_dose), None)
+    beside = {"text_only_of_drawn": DRAWN, "text_only_of_dosed": dose}
     return {
         **{key: numbers.accuracy(name, value).as_dict() for key, value in asked.items()},
+        **{k: numbers.text_beside(name, v).as_dict() for k, v in beside.items() if v is not None},
         "kl_gap": numbers.gap(name).as_dict(),
         "digest": numbers.results.records[name]["base_digest"],
     }

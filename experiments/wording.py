@@ -43,6 +43,11 @@ def percent(found: Estimate | None, *, with_interval: bool = False) -> str:
     return f"{100 * found.value:.1f}{interval}"
 
 
+def p_value(p: float) -> str:
+    """Two digits; 0 is what is under the smallest number of a computer."""
+    return f"{p:.2g}" if p else "< 1e-300"
+
+
 def difference(found: Estimate) -> str:
     """Points with what their interval lets one say."""
     sign = "above" if found.low > 0 else "below" if found.high < 0 else "no difference shown"

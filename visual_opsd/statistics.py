@@ -135,18 +135,30 @@ def seeds_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
 
     For what has no problems to resample: the bootstrap of three seeds ends at their extremes.
     """
+    value, error, freedom = _welch(a, b)
+    reach = float(t.isf((1 - CONFIDENCE) / 2, freedom)) * error if error else 0.0
+    return Estimate(value, value - reach, value + reach)
+
+
+def welch(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided p-value that the sides of :func:`seeds_difference` have one mean."""
+    value, error, freedom = _welch(a, b)
+    return float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+
+
+def _welch(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
+    """Difference of two means, its standard error and Welch's degrees of freedom."""
     sides = [np.asarray(side, dtype=np.float64) for side in (a, b)]
     if any(side.ndim != 1 or side.size < 2 for side in sides):
         raise ValueError(f"an interval over seeds takes 2 a side, got {[s.shape for s in sides]}")
     value = float(sides[0].mean() - sides[1].mean())
     parts = [float(side.var(ddof=1)) / side.size for side in sides]
     if sum(parts) == 0:  # no spread, no t
-        return Estimate(value, value, value)
+        return value, 0.0, np.inf
     freedom = sum(parts) ** 2 / sum(
         part**2 / (side.size - 1) for part, side in zip(parts, sides, strict=True)
     )
-    reach = float(t.isf((1 - CONFIDENCE) / 2, freedom)) * sum(parts) ** 0.5
-    return Estimate(value, value - reach, value + reach)
+    return value, sum(parts) ** 0.5, freedom
 
 
 def seeds_bootstrap_closure(

@@ -1,4 +1,4 @@
-"""Each second base leaves out one thing of the shipped one's recipe."""
+"""Each second base differs from the shipped one in the rows it saw."""
 
 import pytest
 
@@ -32,10 +32,19 @@ def test_undrawn_sees_as_many_of_all_other_rows():
         assert share * config.trainer.max_steps == pytest.approx(shipped[kind] * steps, abs=1.5)
 
 
+def test_told_goes_on_from_the_shipped_base():
+    config = load_experiment(TABLES / "told.yaml")
+    assert (
+        config.model == load_experiment(pretrain_tiny.EXPERIMENT.parent / "visual_opsd.yaml").model
+    )
+    assert config.sft.mix["privileged:answer_text"] == max(config.sft.mix.values())
+
+
 def test_one_that_fails_stops_not_the_other(tmp_path, start):
     few = ["data.sizes=[3,4]", "data.num_problems=16", "data.batch_size=2", "trainer.max_steps=2"]
     with pytest.raises(RuntimeError, match=r"uncorrupted \(see .*train\.log\)"):
         # Two steps pass no rule, and say so.
         second_bases([f"output_dir={tmp_path}", f"model={start}", *few])
     assert (tmp_path / "undrawn" / "model" / checkpoints.WEIGHTS).is_file()
+    assert (tmp_path / "told" / "model" / checkpoints.WEIGHTS).is_file()
     assert "no step passed" in (tmp_path / "uncorrupted" / "train.log").read_text()

@@ -9,13 +9,15 @@ import pytest
 from experiments import files
 from experiments.evaluation import donors_of, load_predictions, save_predictions
 from experiments.results import load_study, origin_of
-from experiments.study import BASE, OTHER_BASE, UNDRAWN_BASE, ArmConfig, Study
+from experiments.study import BASE, OTHER_BASE, TOLD_BASE, UNDRAWN_BASE, ArmConfig, Study
 from experiments.study_claims import cost_of, decompose
-from experiments.study_report import arms_section, making_section, write_report
+from experiments.study_report import answer_first, arms_section, making_section, write_report
 from experiments.study_results import TEXT, Key, Numbers, Results
 from experiments.study_summary import summarise
 from tests.studies import gap_of, predictions, put, study_in
 from visual_opsd.statistics import holm, mcnemar_exact
+
+NOISE_CLAIM = "noise for VTs moves accuracy by under 3 points"
 
 # Refused results
 
@@ -68,7 +70,9 @@ def test_ways_are_paired_by_problem(study):
     """The first answers of either way were taken for the same problems."""
     path = study.predictions(BASE, "dose_blank", "privileged")
     text = load_predictions(study.predictions(BASE, "test", "text_only"))
-    save_predictions(path, text[30:][::-1])  # those that the base does not solve
+    doses = sorted(path.parent.glob(f"{BASE}-dose_*-privileged.jsonl"))
+    for dose in doses:
+        save_predictions(dose, text[30:][::-1])  # those that the base does not solve
     numbers = Numbers(Results(study))
     dose = Key("dose_blank", "privileged")
     assert numbers.between_ways(BASE, dose, BASE, TEXT).as_dict() == {
@@ -76,12 +80,19 @@ def test_ways_are_paired_by_problem(study):
         "low": 0,
         "high": 0,
     }
-    save_predictions(path, predictions(10, 5, "privileged", offset=35))
-    said = r"dose_blank, privileged\) and base \(test, text_only\) are of different problems: of 10"
+    save_predictions(path, text[:10])
+    with pytest.raises(ValueError, match=r"other problems \(dose_blank, privileged\) than base"):
+        summarise(study)
+    for dose in doses:
+        save_predictions(dose, predictions(10, 5, "privileged", offset=35))
+    said = (
+        r"dose_true_vt, privileged\) and base \(test, text_only\) are of different problems: of 10"
+    )
     with pytest.raises(ValueError, match=rf"{said}.* lacks 5, \['maze_40', 'maze_41', 'maze_42'\]"):
         summarise(study)
-    save_predictions(path, predictions(5, 5, "privileged") * 2)
-    with pytest.raises(ValueError, match=f"{path}: 10 answers to 5 problems"):
+    for dose in doses:
+        save_predictions(dose, predictions(5, 5, "privileged") * 2)
+    with pytest.raises(ValueError, match=f"{doses[-1]}: 10 answers to 5 problems"):
         summarise(study)
 
 
@@ -143,7 +154,7 @@ def test_second_base_is_asked_about_noise_too(study):
     assert {run.number for run in once.runs if run.base == OTHER_BASE} == {1}
     assert {run.number for run in once.runs if run.base == BASE} == {1, 2}
     verdicts = {claim["claim"]: claim["verdict"] for claim in summarise(study)["claims"]}
-    second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
+    second = f"{NOISE_CLAIM}, on a base that saw no corrupted VTs"
     assert verdicts[second] == "supported"
 
 
@@ -157,6 +168,46 @@ def test_sft_is_asked_from_a_base_that_never_drew_too(study):
     verdicts = {claim["claim"]: claim["verdict"] for claim in summarise(study)["claims"]}
     asked = "the student passes text-only SFT from a base that never drew"
     assert verdicts[asked] == "supported"
+    (claim,) = [c for c in summarise(study)["claims"] if c["claim"] == asked]
+    parts = ("difference", "gain", "its_gain", "starts_differ_by")
+    whole, mine, its, starts = (claim["numbers"][part]["value"] for part in parts)
+    assert whole == pytest.approx(mine - its + starts)
+
+
+def test_the_answer_in_words_is_asked_of_a_base_that_reads_it(study):
+    study = Study(replace(study.config, told_base=study.shared.model))
+    study.claim()
+    put(study, TOLD_BASE, TOLD_BASE, base=TOLD_BASE)
+    for run in [run for run in study.runs if run.base == TOLD_BASE]:
+        put(study, run.name, run.arm.removesuffix("_told_base"), base=TOLD_BASE)
+    for arm in ("true_vt", "answer_text"):
+        _read_by(study, arm, 9)
+    _put_scored(study)
+
+    def claim() -> dict[str, Any]:
+        said = "the true VTs do more than the answer in text, on a base taught to read it"
+        return next(c for c in summarise(study)["claims"] if c["claim"] == said)
+
+    assert claim()["verdict"] == "not supported"
+    assert claim()["numbers"]["difference"]["value"] == pytest.approx(-1 / 40)
+    _read_by(study, "answer_text", 0)
+    assert claim()["verdict"] == "not testable here"
+
+
+def _read_by(study: Study, arm: str, solved: int) -> None:
+    """What the told base makes of what an arm's teacher is shown."""
+    path = study.predictions(TOLD_BASE, f"dose_{arm}_told_base", "privileged")
+    save_predictions(path, predictions(10, solved, "privileged"))
+
+
+def _put_scored(study: Study) -> None:
+    """Name the doses of the told base's arms in its record, as its worker would."""
+    path = study.result(TOLD_BASE)
+    record = json.loads(path.read_text())
+    record["scored"] = [row for row in record["scored"] if not row[0].startswith("dose_")]
+    doses = (f"dose_{arm}_told_base" for arm in ("true_vt", "answer_text"))
+    record["scored"] += [[dose, "privileged"] for dose in doses]
+    path.write_text(json.dumps(record))
 
 
 def test_numbers_are_those_of_the_files(study):
@@ -205,8 +256,8 @@ def test_verdicts_follow_the_numbers(study):
     control = "what helps is what the VTs show: `true_vt` against `blank`"
     assert found[control] == "supported"
     assert found["the student passes text-only SFT: `sft`"] == "not supported"
-    assert found["noise in place of the VTs changes nothing, on the shipped base"] == "supported"
-    second = "noise in place of the VTs changes nothing, on a base that saw no corrupted VTs"
+    assert found[f"{NOISE_CLAIM}, on the shipped base"] == "supported"
+    second = f"{NOISE_CLAIM}, on a base that saw no corrupted VTs"
     assert found[second] == "not measured"
     assert found["the KL gap closes with true VTs: `true_vt`"] == "supported"
     for number in (1, 2):
@@ -320,13 +371,69 @@ def test_tuned_sft_has_its_own_claim_and_cells(study):
 
 
 def test_cost_that_one_arm_never_pays_is_said_not_dropped(study):
-    curve = {"steps": [0, 100, 200], "values": [0.6, 0.6, 0.7]}
+    curve = {"steps": [0, 100, 200], "values": [0.6, 0.55, 0.6]}
     put(study, "true_vt-2", "true_vt", curve=curve)
     summary = summarise(study)
     assert not [cell for cell in summary["comparison"] if cell["question"].startswith("samples")]
     said = "samples until 0.75 of the validation mazes: 1 of 2 runs of `true_vt` did not get there"
     assert said in summary["not_compared"]
     assert said in write_report(study, summary).read_text()
+
+
+def test_costs_are_up_to_what_all_runs_of_a_pair_reach(study):
+    """Nobody reached the study's target without gold answers, and both cells were empty."""
+    for number in (1, 2):
+        curve = {"steps": [0, 100, 200], "values": [0.6, 0.7, 0.7 + number / 100]}
+        put(study, f"true_vt-{number}", "true_vt", curve=curve)
+    cells = [cell["question"] for cell in summarise(study)["comparison"]]
+    assert "samples until 0.71 of the validation mazes" in cells
+    for number in (1, 2):
+        put(study, f"true_vt-{number}", "true_vt", curve={"steps": [0, 9], "values": [0.6, 0.609]})
+    assert any("samples until 0.75" in said for said in summarise(study)["not_compared"])
+
+
+def test_a_cell_that_is_one_of_many_is_open(study):
+    """Six problems of 40 have p = .03 by themselves, and seven cells are asked."""
+    for number in (1, 2):
+        path = study.predictions(f"sft-{number}", "test", "text_only")
+        save_predictions(path, predictions(40, 28, "text_only"))
+    summary = summarise(study)
+    (cell,) = [c for c in summary["comparison"] if c["question"] == "held-out mazes, text-only"]
+    assert cell["difference"]["low"] > 0
+    assert cell["p"] == pytest.approx(mcnemar_exact(6, 0))
+    assert cell["p"] < 0.05 < cell["p_holm"]
+    assert cell["decided_by"] is None
+    said = write_report(study, summary).read_text()
+    assert "against `sft`, `true_vt` is ahead in 0 and behind in 0;" in said
+
+
+def test_what_says_nothing_or_is_out_of_range_is_written_so(study):
+    """Steps of a quick study, an underflow, and a gap so wide that a closure says little."""
+    put(study, "sft-1", "sft", gap=gap_of("sft") | {"fixed_sums": [9, 27, 18]})
+    study.result("blank-2").unlink()
+    summary = summarise(study)
+    summary["arms"]["sft"]["p_holm"] = 0.0
+    said = write_report(study, summary).read_text()
+    assert "| < 1e-300 |" in said
+    assert "(one seed) |" in said
+    assert "times [" in said.partition("| `sft` (not tuned) |")[2].partition("\n")[0]
+    assert "`sft` widens the gap most in tokens of class" in said
+    assert "to check the machinery" not in said
+    quick = Study(replace(study.config, name="ablate-noise-quick"))
+    assert answer_first(quick, summary).startswith("**A few steps of every arm, to check")
+
+
+def test_noise_is_tested_for_equivalence(study):
+    (claim,) = [
+        c for c in summarise(study)["claims"] if c["claim"] == f"{NOISE_CLAIM}, on the shipped base"
+    ]
+    assert claim["numbers"]["p_tost_over_problems"] == 0  # the same answers to every problem
+    path = study.predictions("matched_noise-1", "test", "text_only")
+    save_predictions(path, predictions(40, 26, "text_only"))
+    (claim,) = [
+        c for c in summarise(study)["claims"] if c["claim"] == f"{NOISE_CLAIM}, on the shipped base"
+    ]
+    assert claim["numbers"]["p_tost_over_problems"] > 0.5
 
 
 def test_a_control_that_harms_stands_beside_what_it_does(study):
@@ -421,5 +528,5 @@ def test_html_holds_figures_tables_and_that_sft_was_not_tuned(study):
     assert '.png"' not in page
     assert page.count("<table>") == path.read_text().count("\n| ---") == 5
     assert "conditional on this base" in page.lower()
-    assert page.count("Not tuned: <code>sft</code> ran with Visual-OPSD's optimiser") == 2
+    assert page.count("Not tuned: <code>sft</code> ran with Visual-OPSD's optimiser") == 1
     assert "<code>sft</code> (not tuned)" in page
