@@ -1,12 +1,21 @@
 """K_gen on one fixed set of completions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from experiments.kl_gap import sample_fixed, sums_and_lengths, token_gaps
+from experiments.kl_gap import (
+    closure_of,
+    sample_fixed,
+    stabiliser_costs,
+    sums_and_lengths,
+    token_gaps,
+)
 from tests import tiny
 from visual_opsd.contexts import student_context, teacher_context
 from visual_opsd.interventions import intervene
+from visual_opsd.losses.divergence import DivergenceConfig
 from visual_opsd.models.interface import Sampling
 
 SAMPLING = Sampling(max_tokens=12)
@@ -51,6 +60,28 @@ def test_the_gap_is_the_kl_of_teacher_to_student(fixed, base, tokenizer, problem
     totals, lengths = sums_and_lengths(gaps)
     assert lengths == [len(ids[index]) for index in range(8)]
     assert totals == pytest.approx([float(gap.sum()) for gap in gaps], rel=1e-5)
+
+
+def test_stabilisers_cost_nothing_where_nothing_is_cut(fixed, base, tokenizer):
+    exact = DivergenceConfig(top_k=tiny.VOCABULARY_SIZE + 99, token_clip=1e9)
+    assert set(stabiliser_costs(base, tokenizer, fixed, exact).values()) == {0.0}
+    found = stabiliser_costs(base, tokenizer, fixed, DivergenceConfig.PAPER)
+    few = stabiliser_costs(base, tokenizer, fixed, replace(DivergenceConfig.PAPER, top_k=3))
+    assert 0 < found["top_k_error"] < few["top_k_error"] < few["top_k_max_error"]
+    assert 0 < found["student_outside"] < few["student_outside"] < 1
+
+
+def test_closure_is_split_by_who_moved(fixed, base, model, tokenizer):
+    assert closure_of(base, base, tokenizer, fixed)["closure"] == 0
+    tiny.inclined(
+        model,
+        [student_context(p, tokenizer.encode) for p in fixed.problems],
+        {tokenizer.marks.end: 0.4},
+    )
+    found = closure_of(base, model, tokenizer, fixed)
+    parts = [found[f"closure_{who}_moved"] for who in ("student", "teacher")]
+    assert sum(parts) == pytest.approx(found["closure"])
+    assert all(abs(part) > 1e-3 for part in parts)
 
 
 def test_who_is_teacher_and_who_is_student_matters(fixed, base, model, tokenizer):
