@@ -91,7 +91,7 @@ evaluate: $(STAMP)  ## Score a checkpoint on mazes in three ways, or on benchmar
 evaluate-twins: $(STAMP)  ## The nine benchmarks' table from files written here; runs/evaluate-twins/scores.json
 	$(PY) -m experiments.evaluate_twins $(if $(MODEL),"MODEL=$(MODEL)") $(SET)
 
-kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder
+kl-gap: $(STAMP)  ## K_gen (Eq. 4) by category: MODEL=folder (SET="BASE=folder": and how much of it has closed)
 	$(PY) -m experiments.kl_gap $(if $(MODEL),"MODEL=$(MODEL)") $(SET)
 
 attention: $(STAMP)  ## Where thoughts look, and what hiding a VT does: MODEL=folder; runs/attention/

@@ -11,7 +11,7 @@ import torch
 from visual_opsd.contexts import Encode, Problem, ProblemBatch
 from visual_opsd.interventions import intervention
 from visual_opsd.models.interface import Completions, Sampling
-from visual_opsd.rollouts.offline import OfflineCache
+from visual_opsd.rollouts.offline import OfflineCache, joined, replaced
 from visual_opsd.rollouts.trajectories import (
     Rollout,
     gold_trajectories,
@@ -121,13 +121,15 @@ class RolloutCallback(L.Callback):
             completions = self._completions(pl_module, problems, seeds)
             return Rollout(completions, shown, tuple(others))
         paths = [self.offline.path(*row) for row in zip(problems, *views, strict=True)]
-        kept = self.offline.get(paths, problems[0].image.pixels.device)
+        rows = self.offline.rows(paths, problems[0].image.pixels.device)
+        there = [row for row in rows if row is not None]
         # Where weights are sharded, all ranks sample and score, or none does.
-        is_there = trainer.strategy.reduce_boolean_decision(kept is not None, all=True)
-        if kept is not None and is_there:
-            return Rollout(kept.completions, shown, tuple(others), scores=kept.scores)
-        completions = self._completions(pl_module, problems, seeds)
-        keep = partial(self.offline.put, paths, completions)
+        if trainer.strategy.reduce_boolean_decision(len(there) == len(rows), all=True):
+            completions, scores = joined(there)
+            return Rollout(completions, shown, tuple(others), scores=scores)
+        sampled = self._completions(pl_module, problems, seeds)
+        completions = replaced(sampled, rows)
+        keep = partial(self.offline.keep, paths, completions)
         return Rollout(completions, shown, tuple(others), keep=keep)
 
     def _completions(

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from callbacks.averaging import AveragedWeights
 from callbacks.phases import PhaseClock, Throughput
 from callbacks.probe import Probe
-from callbacks.rollout import RolloutCallback
+from callbacks.rollout import RolloutCallback, RolloutConfig
 from callbacks.saving import SavePoints
 from experiments import run_data, run_files
 from experiments.schema import ExperimentConfig
@@ -38,7 +38,7 @@ from visual_opsd.weights import WholeWeights
 
 T = TypeVar("T")
 MOST_KEPT = 16_384
-"""Entries of a vocabulary whose scores an offline cache keeps whole."""
+"""Entries a token whose scores an offline cache keeps: 64 kB, of a whole vocabulary."""
 
 
 def strategy(config: ExperimentConfig) -> Strategy | Literal["auto"]:
@@ -108,31 +108,32 @@ def rollout(config: ExperimentConfig, tokenizer: Tokenizer) -> RolloutCallback:
     settings = seeded(config.rollout, config.seed)
     is_drawn = settings.intervention == "drawn_vt"
     artist = illustrator(config, tokenizer, draws=not config.reading_only) if is_drawn else None
-    kept = offline_cache(config) if settings.cache_scores else None
+    kept = offline_cache(config, settings) if settings.cache_scores else None
     return RolloutCallback(settings, tokenizer.encode, artist, kept)
 
 
-def offline_cache(config: ExperimentConfig) -> OfflineCache:
+def offline_cache(config: ExperimentConfig, of: RolloutConfig) -> OfflineCache:
     """Where off-policy completions and the fixed teacher's scores are kept.
 
     Raises:
         ValueError: The scores of a large vocabulary would all be kept.
     """
-    settings, rollout = config.visual_opsd, seeded(config.rollout, config.seed)
+    settings = config.visual_opsd
     vocabulary = checkpoints.open_folder(config.model).config.decoder.vocab_size
     top_k = settings.divergence.top_k
-    if top_k is None and vocabulary > MOST_KEPT:
+    num_kept = min(top_k or vocabulary, vocabulary)
+    if num_kept > MOST_KEPT:
         raise ValueError(
-            f"rollout.cache_scores would keep {vocabulary} entries, {4 * vocabulary / 1e6:.1g} MB, "
-            "a token: set visual_opsd.divergence.top_k"
+            f"rollout.cache_scores would keep {num_kept} entries a token: set "
+            f"visual_opsd.divergence.top_k to {MOST_KEPT} at most"
         )
     return OfflineCache(
         run_files.cache_folder(config) / "offline",
         checkpoint=run_files.digest(Path(config.model)),
         precision=config.trainer.precision,
-        policy=rollout.policy,
-        sampling=asdict(rollout.sampling),
-        seed=rollout.seed,
+        policy=of.policy,
+        sampling=asdict(of.sampling),
+        seed=of.seed,
         temperature=settings.divergence.temperature,
         top_k=top_k,
         pooling=settings.pooling,

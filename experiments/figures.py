@@ -197,7 +197,7 @@ def spreads(panels: Mapping[str, Sequence[Spread]], references: Mapping[str, flo
 
 def _is_far(row: Spread) -> bool:
     """Whether it is so far off that the others would fall on a point."""
-    return row.value < -1
+    return row.low < -1
 
 
 @in_style
@@ -230,7 +230,10 @@ def dose_response(
         axes.set(
             title=title, xlabel="accuracy of the base with that in sight (dashed: with nothing)"
         )
-    axes.legend(fontsize=7)
+    # An arm may be off the scale of a panel, and is named by the other.
+    named = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles, labels = max(named, key=lambda found: len(found[1]))
+    axes.legend(handles, labels, fontsize=7)
     return figure
 
 

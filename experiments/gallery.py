@@ -17,7 +17,7 @@ from experiments.evaluation import FAST_DRAWING
 from experiments.figures import save_figure
 from experiments.latency import OFFICIAL_DRAWING
 from experiments.schema import TINY_BASE
-from experiments.study_report import claims_section, doses, draw_arms, draw_doses
+from experiments.study_report import ARMS_CAPTION, claims_section, doses, draw_arms, draw_doses
 from experiments.wording import table
 
 STUDENT_TEXT = "true_vt, text only"
@@ -104,7 +104,7 @@ def of_study(summary: dict[str, Any]) -> Iterator[Picture]:
         + "\n\n"
         + claims_section(summary)
         + "\n\n"
-        + exhibits.controls_seen(summary),
+        + f"{exhibits.controls_seen(summary)} {ARMS_CAPTION}",
         draw_arms(summary),
     )
     if doses(summary):

@@ -215,7 +215,10 @@ def stabiliser_costs(
 def closure_of(
     base: Any, student: Any, tokenizer: Any, trajectories: Trajectories
 ) -> dict[str, float]:
-    """Closure on fixed completions, by class of token, and which side moved to close it."""
+    """Share of the gap on fixed completions that each side's move has closed, by class of token.
+
+    The student's is closure as the glossary has it: the teacher is the frozen start.
+    """
     gaps = [
         token_gaps(teacher, learnt, tokenizer, trajectories, description="closure")
         for teacher, learnt in ((base, base), (base, student), (student, student))
@@ -225,8 +228,17 @@ def closure_of(
     before, moved, after = (torch.cat(values) for values in gaps)
     classes = torch.cat(sampled_classes(trajectories, tokenizer))
     metric.update(before, moved, after, lengths, token_classes=classes)
-    found = {name: float(value) for name, value in metric.compute().items()}
-    return {name: value for name, value in found.items() if name.startswith("closure")}
+    names = {
+        "closure_student_moved": "closure (frozen start teacher)",
+        "closure_teacher_moved": "by the teacher's move",
+        "closure": "both",
+    }
+    return {
+        f"{names[name]}{slash}{kind}": float(value)
+        for key, value in metric.compute().items()
+        for name, slash, kind in [key.partition("/")]
+        if name in names
+    }
 
 
 def main() -> None:
@@ -258,9 +270,12 @@ def main() -> None:
     console.print(table)
 
     costs = stabiliser_costs(model, tokenizer, fixed, DivergenceConfig.PAPER)
-    tables = {"The paper's divergence (top K 256, entries clipped at 0.05)": costs}
+    paper = DivergenceConfig.PAPER
+    tables = {f"Top K {paper.top_k}, entries clipped at {paper.entry_clip} (paper)": costs}
     if options["BASE"]:
-        tables[f"Closure, from {options['BASE']}"] = closure_of(base, model, tokenizer, fixed)
+        tables[f"Share of the gap closed, from {options['BASE']}"] = closure_of(
+            base, model, tokenizer, fixed
+        )
     for title, numbers in tables.items():
         shown = Table("", "", title=title)
         for name, number in numbers.items():

@@ -19,7 +19,7 @@ from experiments.demo import ARMS, NAMES
 from experiments.evaluation import evaluate, load_predictions, save_predictions
 from experiments.schema import differences, load_experiment
 from experiments.story import Story, StorySettings
-from experiments.study import FROM_BASE
+from experiments.study import BASE, FROM_BASE
 from experiments.study import load_study as read_study
 from visual_opsd.contexts import Image, Problem
 from visual_opsd.interventions import intervene
@@ -128,6 +128,11 @@ def load_study(path: Path | str) -> dict[str, Any]:
     if not isinstance(found, dict) or not wanted <= set(found):
         missing = sorted(wanted - set(found))
         raise ValueError(f"{path} is no study's summary, it lacks {missing}: {STUDY_COMMAND}")
+    if "text_only_of_drawn" not in found["base"].get(BASE, {}):
+        raise ValueError(
+            f"{path} is an older version's, base.{BASE} lacks text_only_of_drawn: the command that "
+            f"made its study ({STUDY_COMMAND}) writes it anew and trains nothing again"
+        )
     differs, added = _study_differences(found)
     return {"command": STUDY_COMMAND, "differs": differs, "added": added} | found
 

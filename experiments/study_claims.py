@@ -161,7 +161,8 @@ def _about_the_student(numbers: Numbers) -> list[Claim]:
         teacher = values.get("accuracy_of_its_teacher")
         if teacher is not None:
             rule += "; testable where the base reads what the other's teacher is shown"
-            if teacher["high"] < numbers.accuracy(BASE).value:
+            dose = Key(f"dose_{other}", PRIVILEGED.way)
+            if numbers.between_ways(BASE, dose, BASE, TEXT).high < 0:
                 verdict = "not testable here"
         found.append(Claim(claim=claim, paper=paper, rule=rule, verdict=verdict, numbers=values))
     return found
@@ -174,15 +175,20 @@ def _about_the_answer(numbers: Numbers) -> Claim:
 
     def decide() -> tuple[bool, Any]:
         found = numbers.between(one, other)
-        said = {"difference": found.as_dict()}
-        said |= {"gain": numbers.between(one, TOLD_BASE).as_dict()}
-        said |= {"gain_of_the_told": numbers.between(other, TOLD_BASE).as_dict()}
-        for name, (base, dose) in zip(("its_teacher", "teacher_told"), needed[2:], strict=True):
-            said[name] = numbers.accuracy(base, dose).as_dict()
-        return found.low > 0, said
+        (_, true), (_, told) = needed[2:]
+        return found.low > 0, {
+            "difference": found.as_dict(),
+            "gain": numbers.between(one, TOLD_BASE).as_dict(),
+            "gain_of_the_told": numbers.between(other, TOLD_BASE).as_dict(),
+            "its_teacher": numbers.accuracy(TOLD_BASE, true).as_dict(),
+            "teacher_told_minus_its": numbers.between_ways(
+                TOLD_BASE, told, TOLD_BASE, true
+            ).as_dict(),
+        }
 
     verdict, values = _measured(numbers, needed, decide)
-    if verdict != "not measured" and values["teacher_told"]["high"] < values["its_teacher"]["low"]:
+    # Who is told, reads it worse and yet learns more, has answered; who learns less has not.
+    if verdict == "supported" and values["teacher_told_minus_its"]["high"] < 0:
         verdict = "not testable here"
     return Claim(
         claim="the true VTs do more than the answer in text, on a base taught to read it",
@@ -228,7 +234,8 @@ def _noise(numbers: Numbers, arm: str, base: str, where: str) -> Claim:
         found = numbers.between_ways(arm, TEXT, base, TEXT, confidence=0.9)
         said: dict[str, Any] = {"noise_minus_base_90": found.as_dict()}
         one, other = (numbers.results.matrix(who, TEXT).mean(axis=0) for who in (arm, base))
-        said["p_tost_over_problems"] = equivalence(one, other, MARGIN).p_value
+        if np.ptp(one - other) > 0:  # no spread, no test
+            said["p_tost_over_problems"] = equivalence(one, other, MARGIN).p_value
         dose = Key(f"dose_{arm}", PRIVILEGED.way)
         if numbers.results.has(base, dose):
             # Where noise harms, this is why: a teacher that sees it answers worse than the start.
@@ -315,18 +322,21 @@ def comparison(numbers: Numbers) -> tuple[list[dict[str, Any]], list[str]]:
         costs, without = _costs(numbers, one, other)
         asked += costs
         adjusted = holm([cell["p"] for cell in asked])
-        cells += [_judged(numbers, *found) for found in zip(asked, adjusted, strict=True)]
+        has_seeds = all(_has_seeds(numbers, arm) for arm in (one, other))
+        cells += [
+            _judged(cell, p if has_seeds else None) for cell, p in zip(asked, adjusted, strict=True)
+        ]
         lacking += without
     return cells, lacking
 
 
-def _judged(numbers: Numbers, cell: dict[str, Any], p_holm: float) -> dict[str, Any]:
+def _judged(cell: dict[str, Any], p_holm: float | None) -> dict[str, Any]:
     """Who is ahead, if both the interval and Holm over the cells of a pair say so."""
     difference, pair = cell["difference"], cell["arms"]
     # Of errors and costs less is better.
     pair = pair if cell["unit"] == "share" else pair[::-1]
     ahead = pair[0] if difference["low"] > 0 else pair[1] if difference["high"] < 0 else None
-    is_sure = p_holm < 0.05 and all(_has_seeds(numbers, arm) for arm in pair)
+    is_sure = p_holm is not None and p_holm < 0.05
     return {**cell, "p_holm": p_holm, "decided_by": ahead if is_sure else None}
 
 
@@ -396,7 +406,7 @@ def _costs(numbers: Numbers, one: str, other: str) -> tuple[list[dict[str, Any]]
 def target_of(records: Sequence[dict[str, Any]], results: Results) -> float:
     """The study's target accuracy, or a lower one, in whole points, that all of these runs reach.
 
-    Not one that they start from: that costs nothing.
+    Unless that is nearer to their start than counts as a change.
     """
     target = results.study.config.target_accuracy
     curves = [record["curve"]["values"] for record in records]
@@ -404,7 +414,7 @@ def target_of(records: Sequence[dict[str, Any]], results: Results) -> float:
         return target
     reached = math.floor(100 * min(map(max, curves))) / 100
     start = max(values[0] for values in curves)
-    return min(target, reached) if reached > start else target
+    return min(target, reached) if reached >= start + MARGIN else target
 
 
 def cost_of(record: dict[str, Any], target: float) -> dict[str, float | None]:

@@ -310,7 +310,7 @@ def comparison_section(summary: dict[str, Any]) -> str:
                 f"`{cell['arms'][1]}` {other}",
                 _only(cell),
                 _valued(Estimate(**cell["difference"]), cell["unit"], is_difference=True),
-                p_value(cell["p_holm"]),
+                "-" if cell["p_holm"] is None else p_value(cell["p_holm"]),
                 f"`{cell['decided_by']}`" if cell["decided_by"] else "open",
             ]
         )

@@ -140,9 +140,7 @@ class VisualOPSD(L.LightningModule):
                 found.append(
                     teacher.logits(hidden, lambda logits, _: teacher_scores(logits, whole))
                 )
-            scores = pooled(found, self.config.pooling, config)
-        rollout.keep(scores)
-        return scores
+            return rollout.keep(pooled(found, self.config.pooling, config))
 
     @contextmanager
     def rollout_weights(self, policy: Literal["student", "start"] = "student") -> Iterator[Any]:

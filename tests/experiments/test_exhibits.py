@@ -1,11 +1,13 @@
 """Exhibits count what they say they count, on results small enough to count by hand."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 
-from experiments import exhibits, results
+from experiments import exhibits, figures, gallery, results
+from experiments.figures import Spread
 from experiments.results import PILOT, Results, load, load_study, save
 
 
@@ -98,6 +100,10 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path):
         load(other)
     with pytest.raises(ValueError, match=r"is no study's summary, it lacks \['base'"):
         load_study(other)
+    keys = ("arms", "base", "claims", "comparison", "missing", "settings", "commit")
+    other.write_text(json.dumps({key: {} for key in keys}))
+    with pytest.raises(ValueError, match=r"older version's.* \(make ablate-noise\) writes it anew"):
+        load_study(other)
     with pytest.raises(ValueError, match="nobody was scored as 'him'; there are"):
         RUN.is_solved("him")
 
@@ -115,3 +121,22 @@ def test_what_ships_is_small_and_can_be_read():
     shipped = load(results.SHIPPED / "demo.json")
     assert set(shipped.gaps) == {"base", "true_vt", "matched_noise", "sft"}
     assert len(shipped.categories) == shipped.summary["settings"]["num_problems"]
+    (controls, dose_response) = gallery.of_study(load_study(results.SHIPPED / "ablate-noise.json"))
+    assert "| the KL gap closes with true VTs" in controls.caption
+    assert dose_response.figure.axes
+
+
+def test_an_arm_off_the_scale_is_named_and_moves_no_axis():
+    rows = [
+        Spread("near", 0.2, 0.1, 0.3, [0.2], start=0.1),
+        Spread("far", -7.4, -8.3, -6.6, [-7.4]),
+    ]
+    (axes,) = figures.spreads({"closure": rows}, {"closure": 0}).axes
+    assert axes.get_xlim()[0] > -0.5
+    assert [text.get_text() for text in axes.texts] == ["\N{LEFTWARDS ARROW} -7.4"]
+    panels = {"accuracy": [replace(row, low=0.1, high=0.3) for row in rows], "closure": rows}
+    left, right = figures.dose_response({"near": 0.9, "far": 0.3}, panels, 0.7).axes
+    assert right.get_title() == "closure (below: far -7.4)"
+    assert [text.get_text() for text in right.get_legend().texts] == ["near", "far"]
+    assert len(left.collections) == 2
+    assert len(right.collections) == 1

@@ -72,15 +72,21 @@ def test_stabilisers_cost_nothing_where_nothing_is_cut(fixed, base, tokenizer):
 
 
 def test_closure_is_split_by_who_moved(fixed, base, model, tokenizer):
-    assert closure_of(base, base, tokenizer, fixed)["closure"] == 0
+    student, teacher = "closure (frozen start teacher)", "by the teacher's move"
+    assert closure_of(base, base, tokenizer, fixed)[student] == 0
     tiny.inclined(
         model,
         [student_context(p, tokenizer.encode) for p in fixed.problems],
         {tokenizer.marks.end: 0.4},
     )
     found = closure_of(base, model, tokenizer, fixed)
-    parts = [found[f"closure_{who}_moved"] for who in ("student", "teacher")]
-    assert sum(parts) == pytest.approx(found["closure"])
+    parts = [found[student], found[teacher]]
+    assert sum(parts) == pytest.approx(found["both"])
+    before, moved = (
+        sum(sums_and_lengths(token_gaps(base, learnt, tokenizer, fixed))[0])
+        for learnt in (base, model)
+    )
+    assert found[student] == pytest.approx(1 - moved / before, rel=1e-4)
     assert all(abs(part) > 1e-3 for part in parts)
 
 

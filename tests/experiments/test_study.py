@@ -159,7 +159,10 @@ def test_experiment_that_was_edited_between_sessions_is_refused(study):
 def test_a_study_of_before_there_was_a_key_goes_on(study):
     path = study.folder / "study.json"
     saved = json.loads(path.read_text())
-    del saved["resolved"]["rollout.cache_scores"], saved["resolved"]["trainer.max_steps"]
+    del saved["resolved"]["rollout.cache_scores"]
+    path.write_text(json.dumps(saved))
+    study.claim()
+    del saved["resolved"]["trainer.max_steps"]
     path.write_text(json.dumps(saved))
     with pytest.raises(ValueError, match=r"study: resolved.trainer.max_steps: \d+ -> 600\. Take"):
         study.claim()

@@ -190,6 +190,10 @@ def test_the_answer_in_words_is_asked_of_a_base_that_reads_it(study):
 
     assert claim()["verdict"] == "not supported"
     assert claim()["numbers"]["difference"]["value"] == pytest.approx(-1 / 40)
+    for number in (1, 2):
+        path = study.predictions(f"answer_text_told_base-{number}", "test", "text_only")
+        save_predictions(path, predictions(40, 20, "text_only"))
+    assert claim()["verdict"] == "supported"
     _read_by(study, "answer_text", 0)
     assert claim()["verdict"] == "not testable here"
 
@@ -388,7 +392,7 @@ def test_costs_are_up_to_what_all_runs_of_a_pair_reach(study):
     cells = [cell["question"] for cell in summarise(study)["comparison"]]
     assert "samples until 0.71 of the validation mazes" in cells
     for number in (1, 2):
-        put(study, f"true_vt-{number}", "true_vt", curve={"steps": [0, 9], "values": [0.6, 0.609]})
+        put(study, f"true_vt-{number}", "true_vt", curve={"steps": [0, 9], "values": [0.6, 0.629]})
     assert any("samples until 0.75" in said for said in summarise(study)["not_compared"])
 
 
@@ -427,7 +431,7 @@ def test_noise_is_tested_for_equivalence(study):
     (claim,) = [
         c for c in summarise(study)["claims"] if c["claim"] == f"{NOISE_CLAIM}, on the shipped base"
     ]
-    assert claim["numbers"]["p_tost_over_problems"] == 0  # the same answers to every problem
+    assert "p_tost_over_problems" not in claim["numbers"]  # the same answers to every problem
     path = study.predictions("matched_noise-1", "test", "text_only")
     save_predictions(path, predictions(40, 26, "text_only"))
     (claim,) = [

@@ -72,7 +72,11 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which stands at ``path`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        yield file
-    Path(temporary).chmod(0o644)  # a cache may be shared; mkstemp makes it the owner's alone
-    Path(temporary).replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        Path(temporary).chmod(0o644)  # a cache may be shared; mkstemp makes it the owner's alone
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

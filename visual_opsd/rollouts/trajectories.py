@@ -24,8 +24,8 @@ class Rollout:
     """The same problems with other visual thoughts, which the teacher sees in their turn."""
     scores: TeacherScores | None = None
     """The teacher's of the completions, where an offline cache has them."""
-    keep: Callable[[TeacherScores], None] = lambda scores: None
-    """Takes them, where one wants them."""
+    keep: Callable[[TeacherScores], TeacherScores] = lambda scores: scores
+    """Takes them, where one wants them, and gives back those to train on."""
 
     @property
     def views(self) -> tuple[tuple[Problem, ...], ...]:

@@ -1,4 +1,4 @@
-"""What an offline cache gives back is what it was given, or nothing."""
+"""What an offline cache gives back is what it was given first, or nothing."""
 
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ from visual_opsd.losses.divergence import (
     divergence,
     teacher_scores,
 )
-from visual_opsd.models.interface import Sampling
-from visual_opsd.rollouts.offline import OfflineCache
+from visual_opsd.models.interface import Completions, Sampling
+from visual_opsd.rollouts.offline import OfflineCache, joined, replaced
 from visual_opsd.rollouts.trajectories import gold_trajectories, sample_trajectories
 
 CPU = torch.device("cpu")
@@ -46,15 +46,19 @@ def paths_of(cache, problems):
     return [cache.path(problem, problem) for problem in problems]
 
 
+def rows_of(completions, count):
+    """The first rows."""
+    columns = (completions.ids, completions.is_sampled, completions.log_probs, completions.is_cut)
+    return Completions(*(column[:count] for column in columns))
+
+
 @pytest.mark.parametrize("config", [DivergenceConfig(), DivergenceConfig(top_k=5)])
 def test_any_batch_of_what_was_kept_comes_back_bit_by_bit(cache, problems, written, logits, config):
     scores, paths = teacher_scores(logits, config), paths_of(cache, problems)
-    assert cache.get(paths, CPU) is None
-    cache.put(paths[:3], *_rows(written, scores, slice(3)))
-    assert cache.get(paths, CPU) is None, "half a batch is none"
-    cache.put(paths, written, scores)
+    assert cache.rows(paths, CPU) == [None] * len(problems)
+    cache.keep(paths, written, scores)
     order = [5, 0, 2]
-    found = cache.get([paths[row] for row in order], CPU)
+    found = joined(cache.rows([paths[row] for row in order], CPU))
     starts = torch.tensor([0, *written.lengths]).cumsum(0)
     tokens = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in order])
     for name in ("ids", "is_sampled", "log_probs"):
@@ -71,34 +75,56 @@ def test_any_batch_of_what_was_kept_comes_back_bit_by_bit(cache, problems, writt
     assert expected.min() > 0
 
 
-def _rows(completions, scores, part):
-    """The first rows of both."""
-    count = sum(completions.lengths[part])
-    columns = (completions.ids, completions.is_sampled, completions.log_probs, completions.is_cut)
-    return type(completions)(*(column[part] for column in columns)), scores.rows(slice(count))
+def test_what_is_there_first_stays(cache, problems, written, logits):
+    """In another batch a score has other last bits: what a step trains on is what is kept."""
+    config = DivergenceConfig()
+    paths, first = paths_of(cache, problems), sum(written.lengths[:3])
+    cache.keep(paths[:3], rows_of(written, 3), teacher_scores(logits[:first], config))
+    others = teacher_scores(logits + 1e-3 * torch.linspace(0, 1, logits.shape[1]), config)
+    given = cache.keep(paths, written, others).log_probs
+    assert torch.equal(given[:first], teacher_scores(logits[:first], config).log_probs)
+    assert torch.equal(given[first:], others.log_probs[first:])
+    assert torch.equal(joined(cache.rows(paths, CPU)).scores.log_probs, given)
+    # Whoever has sampled other tokens meanwhile trains on the scores of those.
+    anew = replace(written, ids=tuple(ids.flip(0) for ids in written.ids))
+    assert torch.equal(cache.keep(paths, anew, others).log_probs[:first], others.log_probs[:first])
+    found = replaced(anew, [*cache.rows(paths[:3], CPU), *[None] * (len(paths) - 3)])
+    assert [torch.equal(a, b) for a, b in zip(found.ids, written.ids, strict=True)][:3] == [
+        True
+    ] * 3
+    assert all(torch.equal(a, b) for a, b in zip(found.ids[3:], anew.ids[3:], strict=True))
 
 
-def test_a_damaged_entry_is_none(cache, problems, written, logits):
+def test_a_damaged_entry_is_none_and_is_written_again(cache, problems, written, logits):
     scores, paths = teacher_scores(logits, DivergenceConfig()), paths_of(cache, problems)
-    cache.put(paths, written, scores)
+    cache.keep(paths, written, scores)
     whole = paths[1].read_bytes()
     for spoilt in (whole[:-9], whole[:3], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
         paths[1].write_bytes(spoilt)
-        assert cache.get(paths, CPU) is None
-    cache.put(paths[1:2], *_rows(written, scores, slice(1)))
-    assert cache.get(paths, CPU) is not None
+        assert [row is None for row in cache.rows(paths[:3], CPU)] == [False, True, False]
+    cache.keep(paths, written, scores)
+    assert paths[1].read_bytes() == whole
+
+
+def test_a_disk_that_is_full_is_said_and_stops_nothing(cache, problems, written, logits):
+    scores, paths = teacher_scores(logits, DivergenceConfig()), paths_of(cache, problems)
+    paths[0].parent.parent.mkdir(parents=True, exist_ok=True)
+    paths[0].parent.write_text("no folder")
+    with pytest.warns(UserWarning, match="not kept"):
+        found = cache.keep(paths[:1], rows_of(written, 1), scores.rows(slice(written.lengths[0])))
+    assert torch.equal(found.log_probs, scores.log_probs[: written.lengths[0]])
 
 
 def test_solutions_have_no_log_probabilities_and_come_back_too(cache, problems, tokenizer, logits):
     gold = gold_trajectories(problems[:1], tokenizer.encode, tokenizer.marks.end, 12)
-    scores = teacher_scores(logits[:12], DivergenceConfig())
-    cache.put(paths_of(cache, problems[:1]), gold, scores)
-    found = cache.get(paths_of(cache, problems[:1]), CPU)
+    paths = paths_of(cache, problems[:1])
+    cache.keep(paths, gold, teacher_scores(logits[:12], DivergenceConfig()))
+    (found,) = cache.rows(paths, CPU)
     assert torch.equal(found.completions.ids[0], gold.ids[0])
     assert found.completions.log_probs[0].isnan().all()
 
 
-def test_a_path_names_all_that_is_seen_and_whose_it_is(cache, problems):
+def test_a_path_names_all_that_is_seen_and_whose_it_is(cache, problems, monkeypatch):
     problem, other = problems[0], problems[1]
     noise = intervene("matched_noise", problem, None, 0)
     seen = [
@@ -115,5 +141,8 @@ def test_a_path_names_all_that_is_seen_and_whose_it_is(cache, problems):
     ]
     paths = {cache.path(*row) for row in seen}
     paths |= {OfflineCache(cache.folder, checkpoint="c", seed=1).path(problem, problem)}
-    assert len(paths) == len(seen) + 1
+    monkeypatch.setattr("visual_opsd.rollouts.offline.TRANSITION", "Now:")
+    paths |= {OfflineCache(cache.folder, checkpoint="c", seed=0).path(problem, problem)}
+    assert len(paths) == len(seen) + 2
+    monkeypatch.undo()
     assert OfflineCache(cache.folder, seed=0, checkpoint="c").path(problem, noise) in paths
