@@ -277,9 +277,10 @@ def test_what_the_base_cannot_read_is_no_control(study):
         claim = "the true VTs do more than the answer in text"
         return next(c["verdict"] for c in summarise(study)["claims"] if c["claim"] == claim)
 
-    assert verdict() == "not supported"
     path = study.predictions(BASE, "dose_answer_text", "privileged")
-    save_predictions(path, predictions(10, 1, "privileged"))
+    save_predictions(path, predictions(10, 10, "privileged"))  # as with nothing in sight
+    assert verdict() == "not supported"
+    save_predictions(path, predictions(10, 5, "privileged"))
     assert verdict() == "not testable here"
 
 
