@@ -252,6 +252,15 @@ def _by_arm(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "arms"} | arms
 
 
+def _rounded(entry: Any) -> Any:
+    """Six digits are more than any table shows."""
+    if isinstance(entry, dict):
+        return {key: _rounded(value) for key, value in entry.items()}
+    if isinstance(entry, list):
+        return [_rounded(value) for value in entry]
+    return float(f"{entry:.6g}") if isinstance(entry, float) else entry
+
+
 def _short(values: Sequence[float]) -> list[float]:
     """A tenth of a millinat, or of a millisecond, is enough for a figure."""
     return [round(value, 4) for value in values]
@@ -276,7 +285,7 @@ def main() -> None:
         if run.is_dir():
             written.append(save(collect(run), out / "demo.json"))
         if study.is_dir():
-            written.append(_write(load_study(study), out / "ablate-noise.json"))
+            written.append(_write(_rounded(load_study(study)), out / "ablate-noise.json"))
         if looks.is_dir():
             shares = json.loads((looks / "summary.json").read_text())
             written.append(_write(shares, out / "attention" / "summary.json"))
