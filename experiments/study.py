@@ -80,7 +80,7 @@ class StudyConfig:
     undrawn_base: str | None = None
     """One without interleaved training: what is text-only SFT worth from there?"""
     told_base: str | None = None
-    """One taught to read an answer in words: how much of the gain is that what is drawn?"""
+    """One taught to read an answer in words: how much of the gain is the answer that is drawn?"""
     output_dir: str = "runs"
     max_seeds: int | None = None
     """At most so many of every arm."""

@@ -77,6 +77,5 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
         Path(temporary).chmod(0o644)  # a cache may be shared; mkstemp makes it the owner's alone
         Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # of a write that failed

@@ -1,7 +1,7 @@
 """Offline distillation: what was written, and how the teacher scored it, once a problem, on disk.
 
 Off-policy, with a teacher that stays where it is, neither depends on the student. A run that reads
-both from here neither samples nor asks the teacher: it costs what SFT costs.
+both from here neither samples nor asks the teacher.
 """
 
 import hashlib
