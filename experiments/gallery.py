@@ -17,7 +17,8 @@ from experiments.evaluation import FAST_DRAWING
 from experiments.figures import save_figure
 from experiments.latency import OFFICIAL_DRAWING
 from experiments.schema import TINY_BASE
-from experiments.study_report import ARMS_CAPTION, claims_section, doses, draw_arms, draw_doses
+from experiments.study_figures import ARMS_CAPTION, doses, draw_arms, draw_doses
+from experiments.study_report import claims_section
 from experiments.wording import table
 
 STUDENT_TEXT = "true_vt, text only"

@@ -13,7 +13,8 @@ from typing import Any
 from experiments import build, files, run_data, run_files
 from experiments.latency import time_in_turn
 from experiments.study import BASE, Study
-from experiments.study_claims import DRAWN, PRIVILEGED, claims, comparison, decompose
+from experiments.study_claims import DRAWN, PRIVILEGED, claims, decompose
+from experiments.study_map import comparison
 from experiments.study_results import (
     TEXT,
     TRUE,

@@ -10,7 +10,8 @@ from experiments import files
 from experiments.evaluation import donors_of, load_predictions, save_predictions
 from experiments.results import load_study, origin_of
 from experiments.study import BASE, OTHER_BASE, TOLD_BASE, UNDRAWN_BASE, ArmConfig, Study
-from experiments.study_claims import cost_of, decompose
+from experiments.study_claims import decompose
+from experiments.study_map import cost_of
 from experiments.study_report import answer_first, arms_section, making_section, write_report
 from experiments.study_results import TEXT, Key, Numbers, Results
 from experiments.study_summary import summarise
